@@ -1,0 +1,89 @@
+package verify
+
+// Evidence is what verification found to be true about one artifact. Only this
+// package can make one, so holding it means that every signature in it was
+// checked against the trust that the caller stated.
+//
+// Its zero value holds nothing and policy refuses it.
+type Evidence struct {
+	ref        string
+	digest     string
+	signatures []Signature
+	statements []Statement
+	runs       []Run
+	rejected   []Rejected
+}
+
+// Ref is repo@sha256:… as verified.
+func (e *Evidence) Ref() string { return e.ref }
+
+// Digest is sha256:… of the artifact.
+func (e *Evidence) Digest() string { return e.digest }
+
+// Signatures are the verified image signatures (simple signing or bundle).
+func (e *Evidence) Signatures() []Signature { return e.signatures }
+
+// Statements are the verified in-toto statements about this digest, in the
+// order found, duplicates (the same payload as tag and as referrer) once.
+func (e *Evidence) Statements() []Statement { return e.statements }
+
+// Runs groups statements by the run they speak of. Statements of two runs are
+// never merged, even when both made this digest.
+func (e *Evidence) Runs() []Run { return e.runs }
+
+// Rejected lists what was found and did not verify, with the reason. It is no
+// error as long as something verified.
+func (e *Evidence) Rejected() []Rejected { return e.rejected }
+
+// Grade says how independent a signer is from the build; see docs/concepts.md.
+type Grade string
+
+const (
+	GradeObserver  Grade = "observer"   // the verifier's trust binds this key to an observer, and builder.id fits
+	GradeKeyHolder Grade = "key holder" // a bare key
+	GradeUnknown   Grade = "unknown"
+)
+
+// Identity is who signed.
+type Identity struct {
+	KeyID   string `json:"keyid"`   // as the envelope has it
+	Key     string `json:"key"`     // SHA-256 of the public key's PKIX form, hex
+	KeyName string `json:"keyName"` // name in the trust, the file's for --key
+	Grade   Grade  `json:"grade"`
+	Reason  string `json:"reason"`
+}
+
+// Signature is a verified signature over the image's digest.
+type Signature struct {
+	Identity
+	Sig    string `json:"sig"`    // base64
+	Format string `json:"format"` // cosign-tag, bundle-referrer
+}
+
+// Statement is a verified in-toto statement whose subject is the artifact.
+type Statement struct {
+	Identity
+	Format        string // cosign-tag, bundle-referrer
+	Payload       []byte // as signed
+	PayloadDigest string // sha256:… of Payload
+	Sig           string // base64
+	StatementType string
+	PredicateType string
+	Predicate     []byte // JSON
+}
+
+// Run is the provenance and the observation of one run.
+type Run struct {
+	// ID is the run's id as the observation has it.
+	ID string
+	// Provenance is nil where the observation names a payload that is not here.
+	Provenance  *Statement
+	Observation *Statement
+}
+
+// Rejected is evidence that did not verify.
+type Rejected struct {
+	Format string `json:"format"`
+	Digest string `json:"digest"` // of the layer or manifest it was in
+	Reason string `json:"reason"`
+}
