@@ -1,0 +1,179 @@
+package executor
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"strings"
+
+	"assay.dev/assay/image"
+	"assay.dev/assay/internal/channel"
+	"assay.dev/assay/internal/confine"
+	"assay.dev/assay/internal/home"
+	"assay.dev/assay/internal/launch"
+	"assay.dev/assay/internal/registry"
+	"assay.dev/assay/sandbox/oci"
+)
+
+// MainRun is `assay-executor run`: wired from descriptor 3, commands on
+// standard input, events on standard output.
+func MainRun(ctx context.Context) error {
+	var c launch.ExecutorConfig
+	if err := confine.Input(&c); err != nil {
+		return err
+	}
+	if err := confine.Inside(); err != nil {
+		return err
+	}
+	h := &home.Home{Dir: c.Service.Home, Root: c.Service.Root}
+	idBase, idSize := home.StepsInside, home.StepsSize
+	if !h.Root {
+		idBase, idSize = 0, 1
+	}
+	driver, err := oci.New(oci.Options{
+		Runtime: c.Runtime, StateDir: filepath.Join(c.Scratch, "sandbox"),
+		IDBase: idBase, IDSize: idSize, Cgroup: os.Getenv(confine.CgroupEnv),
+	})
+	if err != nil {
+		return err
+	}
+	defer driver.Close()
+	spool := filepath.Join(c.Scratch, "spool")
+	if err := os.MkdirAll(spool, 0o700); err != nil {
+		return fmt.Errorf("making the spool: %w", err)
+	}
+	_, port, err := net.SplitHostPort(c.Service.Registry)
+	if err != nil {
+		return fmt.Errorf("the registry's name %q: %w", c.Service.Registry, err)
+	}
+	registryPort, err := strconv.Atoi(port)
+	if err != nil {
+		return fmt.Errorf("the registry's name %q: %w", c.Service.Registry, err)
+	}
+	forwards, err := parseForwards(c.Forward)
+	if err != nil {
+		return err
+	}
+	tokens := registry.NewClient(h.RegistrySocket(), c.Service.Registry)
+	defer tokens.Close()
+	hosts := map[string]HostFolder{}
+	for name, f := range c.Hosts {
+		hosts[name] = HostFolder{Path: f.Path, ReadOnly: f.ReadOnly}
+	}
+	runtimeDigest, err := fileDigest(c.Runtime)
+	if err != nil {
+		return err
+	}
+	host := driver.Host()
+	host.RuntimeDigest = runtimeDigest
+	host.Version = version()
+	return Run(ctx, Config{
+		Run: c.Run, Nonce: c.Nonce, Driver: driver,
+		Images: &image.Client{Socket: h.ImagesSocket()}, Tokens: tokens,
+		Transport: tokens.HTTPTransport(), RegistryName: c.Service.Registry, RegistryPort: registryPort,
+		RegistryDial: dialer("unix", h.RegistrySocket()),
+		Forwards:     forwards, Hosts: hosts,
+		Observer: &channel.Client{Socket: h.ObserverSocket()},
+		Scratch:  spool, IDBase: idBase, Limits: c.Limits, Host: host,
+		Platform: image.HostPlatform(),
+	}, os.Stdin, os.Stdout)
+}
+
+func dialer(network, addr string) func(context.Context) (io.ReadWriteCloser, error) {
+	return func(ctx context.Context) (io.ReadWriteCloser, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, network, addr)
+	}
+}
+
+// parseForwards reads host:port on this machine.
+func parseForwards(list []string) ([]Forward, error) {
+	var out []Forward
+	for _, s := range list {
+		host, p, err := net.SplitHostPort(s)
+		if err != nil {
+			return nil, fmt.Errorf("forward %q: want host:port", s)
+		}
+		port, err := strconv.Atoi(p)
+		if err != nil || port < 1 || port > 65535 {
+			return nil, fmt.Errorf("forward %q: %q is no port", s, p)
+		}
+		out = append(out, Forward{Port: port, Name: s, Dial: dialer("tcp", net.JoinHostPort(host, p))})
+	}
+	return out, nil
+}
+
+func fileDigest(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("reading the runtime: %w", err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", fmt.Errorf("reading the runtime: %w", err)
+	}
+	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// MainImages is `assay-executor images`: the image store as a service.
+func MainImages(ctx context.Context) error {
+	var c launch.ServiceConfig
+	if err := confine.Input(&c); err != nil {
+		return err
+	}
+	if err := confine.Inside(); err != nil {
+		return err
+	}
+	ctx, cancel := launch.Lifeline(ctx)
+	defer cancel()
+	h := &home.Home{Dir: c.Home, Root: c.Root}
+	shift := home.StepsInside
+	if !h.Root {
+		shift = 0
+	}
+	embedded := registry.NewClient(h.RegistrySocket(), c.Registry)
+	defer embedded.Close()
+	store, err := image.Open(image.Options{
+		Dir: h.Cache(), IDShift: shift,
+		Remote: image.RemoteOptions{
+			Transport: func(host string) http.RoundTripper {
+				if host == c.Registry {
+					return embedded.HTTPTransport()
+				}
+				return nil
+			},
+			Insecure: []string{c.Registry},
+		},
+		Log: func(line string) { fmt.Fprintln(os.Stderr, "images:", strings.TrimSpace(line)) },
+	})
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	l, err := launch.Listen(h.ImagesSocket())
+	if err != nil {
+		return err
+	}
+	launch.Ready()
+	if err := image.Serve(ctx, l, store); err != nil && !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+func version() string {
+	if bi, ok := debug.ReadBuildInfo(); ok && bi.Main.Version != "" {
+		return bi.Main.Version
+	}
+	return "unknown"
+}
