@@ -125,16 +125,17 @@ Exit codes: 0 done or passed, 1 could not be done or checked, 2 wrong usage,
 	c.AddCommand(
 		a.runCommand(),
 		a.runsCommand(),
-		a.verifyCommand(),
-		a.gateCommand(),
-		a.releaseCommand(),
-		a.traceCommand(),
-		a.downloadCommand(),
+		// a.verifyCommand(),
+		// a.gateCommand(),
+		// a.releaseCommand(),
+		// a.traceCommand(),
+		// a.downloadCommand(),
 		a.attestCommand(),
 		a.bundleCommand(),
 		a.imageCommand(),
 		a.registryCommand(),
 		a.keyCommand(),
+		a.catalogCommand(),
 	)
 	return c
 }

@@ -49,8 +49,21 @@ type Spec struct {
 	Input json.RawMessage `json:"input"`
 }
 
-// CgroupEnv tells the child the name of its delegated cgroup.
-const CgroupEnv = "ASSAY_CGROUP"
+// cgroupEnv tells the child its delegated cgroups.
+const cgroupEnv = "ASSAY_CGROUP"
+
+// Cgroup is what the confined child was delegated; the zero Root says none.
+func Cgroup() (cgroup.Root, error) {
+	var r cgroup.Root
+	v := os.Getenv(cgroupEnv)
+	if v == "" {
+		return cgroup.Root{Mode: cgroup.ModeNone, Reason: "none was delegated"}, nil
+	}
+	if err := json.Unmarshal([]byte(v), &r); err != nil {
+		return r, fmt.Errorf("reading %s: %w", cgroupEnv, err)
+	}
+	return r, nil
+}
 
 // Command prepares the launcher's side: the confining parent as a command whose
 // standard input and output become the child's. Call it with root.
@@ -130,8 +143,12 @@ func Main() (int, error) {
 	env := os.Environ()
 	if s.Cgroup != "" && root {
 		cg := cgroup.Delegate(s.Cgroup, int(s.UID), int(s.UID))
-		defer cg.Remove()
-		env = append(env, CgroupEnv+"="+s.Cgroup)
+		defer cg.Remove() //nolint:errcheck // the groups are empty: their pid namespace is gone
+		b, err := json.Marshal(cg)
+		if err != nil {
+			return 1, err
+		}
+		env = append(env, cgroupEnv+"="+string(b))
 	}
 	self, err := os.Executable()
 	if err != nil {

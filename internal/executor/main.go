@@ -35,13 +35,21 @@ func MainRun(ctx context.Context) error {
 		return err
 	}
 	h := &home.Home{Dir: c.Service.Home, Root: c.Service.Root}
-	idBase, idSize := home.StepsInside, home.StepsSize
+	groups, err := confine.Cgroup()
+	if err != nil {
+		return err
+	}
+	idBase, idSize := uint32(home.StepsInside), uint32(home.StepsSize)
 	if !h.Root {
 		idBase, idSize = 0, 1
 	}
+	state := filepath.Join(c.Scratch, "sandbox")
+	if err := os.Mkdir(state, 0o711); err != nil {
+		return fmt.Errorf("making the sandbox's folder: %w", err)
+	}
 	driver, err := oci.New(oci.Options{
-		Runtime: c.Runtime, StateDir: filepath.Join(c.Scratch, "sandbox"),
-		IDBase: idBase, IDSize: idSize, Cgroup: os.Getenv(confine.CgroupEnv),
+		Runtime: c.Runtime, StateDir: state,
+		IDBase: idBase, IDSize: idSize, Cgroup: groups, Limits: c.Limits,
 	})
 	if err != nil {
 		return err
@@ -83,7 +91,7 @@ func MainRun(ctx context.Context) error {
 		RegistryDial: dialer("unix", h.RegistrySocket()),
 		Forwards:     forwards, Hosts: hosts,
 		Observer: &channel.Client{Socket: h.ObserverSocket()},
-		Scratch:  spool, IDBase: idBase, Limits: c.Limits, Host: host,
+		Scratch:  spool, IDBase: int(idBase), Limits: c.Limits, Host: host,
 		Platform: image.HostPlatform(),
 	}, os.Stdin, os.Stdout)
 }
@@ -95,19 +103,27 @@ func dialer(network, addr string) func(context.Context) (io.ReadWriteCloser, err
 	}
 }
 
-// parseForwards reads host:port on this machine.
+// parseForwards reads [port=]host:port: what tasks reach as localhost:port, and
+// the address on this machine's network that it stands for.
 func parseForwards(list []string) ([]Forward, error) {
 	var out []Forward
 	for _, s := range list {
-		host, p, err := net.SplitHostPort(s)
+		p, addr, ok := strings.Cut(s, "=")
+		if !ok {
+			p, addr = "", s
+		}
+		_, ap, err := net.SplitHostPort(addr)
 		if err != nil {
-			return nil, fmt.Errorf("forward %q: want host:port", s)
+			return nil, fmt.Errorf("forward %q: want host:port or port=host:port", s)
+		}
+		if p == "" {
+			p = ap
 		}
 		port, err := strconv.Atoi(p)
 		if err != nil || port < 1 || port > 65535 {
 			return nil, fmt.Errorf("forward %q: %q is no port", s, p)
 		}
-		out = append(out, Forward{Port: port, Name: s, Dial: dialer("tcp", net.JoinHostPort(host, p))})
+		out = append(out, Forward{Port: port, Name: "localhost:" + p, Dial: dialer("tcp", addr)})
 	}
 	return out, nil
 }

@@ -66,9 +66,10 @@ type service struct {
 
 // Options choose what to start.
 type Options struct {
-	// Images starts the image store too; only runs need it.
-	Images bool
-	Log    io.Writer
+	// Runs starts the observer and the image store too; without, there is the
+	// registry to push to and nothing else.
+	Runs bool
+	Log  io.Writer
 	// Wait says how long to wait for another session of this home to end.
 	Wait time.Duration
 }
@@ -96,13 +97,15 @@ func Start(ctx context.Context, h *home.Home, o Options) (_ *Session, err error)
 		}
 	}()
 	sc := ServiceConfig{Home: h.Dir, Root: h.Root, Launcher: uint32(os.Geteuid()), Instance: cfg.Instance, Registry: cfg.Registry}
-	if err := s.start(ctx, "observer", "assay-observer", []string{"serve"}, home.UIDObserver, sc); err != nil {
-		return nil, err
+	if o.Runs {
+		if err := s.start(ctx, "observer", "assay-observer", []string{"serve"}, home.UIDObserver, sc); err != nil {
+			return nil, err
+		}
 	}
 	if err := s.start(ctx, "registry", "assay", []string{"registry", "run"}, home.UIDRegistry, sc); err != nil {
 		return nil, err
 	}
-	if o.Images {
+	if o.Runs {
 		if err := s.startImages(ctx, sc); err != nil {
 			return nil, err
 		}

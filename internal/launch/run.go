@@ -2,6 +2,7 @@ package launch
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"assay.dev/assay/catalog"
 	"assay.dev/assay/internal/channel"
 	"assay.dev/assay/internal/confine"
 	"assay.dev/assay/internal/home"
@@ -127,10 +129,10 @@ func (s *Session) Run(ctx context.Context, j Job) (*Result, error) {
 	switch {
 	case last != nil && last.Type == "error" && last.Input:
 		return nil, &InputError{plans.unstage(last.Error)}
+	case last != nil && last.Type == "error":
+		return nil, errors.Join(errors.New(plans.unstage(last.Error)), xerr)
 	case xerr != nil:
 		return nil, xerr
-	case last != nil && last.Type == "error":
-		return nil, errors.New(plans.unstage(last.Error))
 	case perr != nil:
 		return nil, perr
 	case last == nil || last.Finished == nil:
@@ -225,6 +227,10 @@ func (s *Session) stage(id string, files []string) (*staged, error) {
 	if err := os.Mkdir(st.dir, 0o755); err != nil {
 		return nil, fmt.Errorf("staging files: %w", err)
 	}
+	refs, err := s.catalog()
+	if err != nil {
+		return nil, err
+	}
 	left := int64(maxFiles)
 	put := func(from, to string) error {
 		f, err := os.Open(from)
@@ -238,6 +244,9 @@ func (s *Session) stage(id string, files []string) (*staged, error) {
 		}
 		if left -= int64(len(b)); left < 0 {
 			return &InputError{fmt.Sprintf("%s: the files given have more than %d bytes", from, maxFiles)}
+		}
+		if b, err = fill(b, refs); err != nil {
+			return &InputError{fmt.Sprintf("%s: %v", from, err)}
 		}
 		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 			return err
@@ -277,6 +286,44 @@ func (s *Session) stage(id string, files []string) (*staged, error) {
 		st.names[target] = f
 	}
 	return st, nil
+}
+
+// catalog reads what `assay catalog push` wrote: references by the names that
+// files may use for them.
+func (s *Session) catalog() (map[string]string, error) {
+	b, err := os.ReadFile(s.Home.Path("catalog.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the catalog: %w", err)
+	}
+	var c struct{ Images, Tasks, Pipelines map[string]string }
+	if err := json.Unmarshal(b, &c); err != nil {
+		return nil, fmt.Errorf("reading the catalog: %w", err)
+	}
+	refs := map[string]string{}
+	for prefix, m := range map[string]map[string]string{"image/": c.Images, "bundle/": c.Tasks} {
+		for k, v := range m {
+			refs[prefix+k] = v
+		}
+	}
+	for k, v := range c.Pipelines {
+		refs["bundle/"+k] = v
+	}
+	return refs, nil
+}
+
+// fill puts the pushed catalog's digests in the place of assay.dev/image/NAME
+// and assay.dev/bundle/NAME.
+func fill(b []byte, refs map[string]string) ([]byte, error) {
+	if !bytes.Contains(b, []byte("assay.dev/image/")) && !bytes.Contains(b, []byte("assay.dev/bundle/")) {
+		return b, nil
+	}
+	if refs == nil {
+		return nil, errors.New("it refers to the built-in catalog, which was not pushed yet: run `assay catalog push` first")
+	}
+	return catalog.Fill(b, refs)
 }
 
 // unstage turns staged paths in a message back into the user's.
@@ -388,7 +435,7 @@ func (s *Session) plan(ctx context.Context, id string, files *staged, bindings [
 	}
 	defer job.Close()
 	cmd := exec.Command(path)
-	cmd.ExtraFiles = []*os.File{job, x.events, x.commands}
+	cmd.ExtraFiles = []*os.File{job, x.commands, x.events}
 	cmd.Env = []string{"PATH=/usr/bin:/bin", "HOME=/nonexistent"}
 	for _, k := range []string{"SSL_CERT_FILE", "SSL_CERT_DIR", "GOMAXPROCS"} {
 		if v := os.Getenv(k); v != "" {

@@ -20,6 +20,8 @@ type claims struct {
 	// inputs are the inputs that were not found untrue.
 	inputs map[claimKey]bool
 	source *observe.Source
+	// outputs counts the claims of outputs.
+	outputs int
 }
 
 type claimKey struct{ where, value string }
@@ -55,6 +57,7 @@ func check(a *agreed, repo string, uploads []registry.Upload) *claims {
 			out.Status, out.Reason = observe.Claimed, "an input named by a result; nothing of ours fetched it"
 			c.inputs[keyOf(cl)] = true
 		default:
+			c.outputs++
 			out.Status, out.Reason = a.checkOutput(cl, repo, uploads)
 			if out.Status == observe.Checked {
 				c.keep[keyOf(cl)] = true

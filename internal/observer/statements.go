@@ -74,6 +74,9 @@ func (n *Notary) State(ctx context.Context, rec *ledger.Record, s channel.State)
 	builder := api.BuilderID(api.Executed, api.KeySeparation(rec.Admission.KeySeparation), n.Instance)
 	out := &channel.Stated{Claims: c.list, Builder: builder, Key: n.PublicKey, Subjects: []string{}, Payloads: []observe.Payload{}}
 
+	if c.outputs == 0 {
+		return out, nil // the run claims nothing; there is nothing to attest
+	}
 	format := provenance.InToto
 	if s.Format != "" {
 		format = provenance.Format(s.Format)
@@ -101,7 +104,7 @@ func (n *Notary) State(ctx context.Context, rec *ledger.Record, s channel.State)
 		return nil, err
 	}
 	if len(subjects) == 0 {
-		return out, nil // the run claims nothing; there is nothing to attest
+		return nil, ErrNoSubject
 	}
 	prov, err := attest.Statement(ctx, n.Signer, payload)
 	if err != nil {
