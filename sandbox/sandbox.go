@@ -53,6 +53,7 @@ type Forward struct {
 type Volume struct {
 	Name string
 	// Host is an existing folder to bind; empty: a fresh folder in the space.
+	// What a step writes there is not bounded by WriteBytes.
 	Host     string
 	ReadOnly bool
 }
@@ -70,14 +71,29 @@ type Space interface {
 	// loopback or that have an address beyond 127.0.0.0/8 and ::1.
 	Interfaces() ([]string, error)
 	// Run runs one step to its end. An error means the step could not be run
-	// (or killed); a step that ran and failed is a Result with its exit code.
-	// When ctx ends the step is killed, and the Result's Killed is set.
+	// (or killed), a *StartError where that is the step's own fault; a step that
+	// ran and failed is a Result with its exit code. When ctx ends the step is
+	// killed, and the Result's Killed is set. When Run returns, no process that
+	// the step started lives.
 	Run(ctx context.Context, s StepSpec, stdout, stderr io.Writer) (*Result, error)
 	// Seal kills all processes of the space and waits for them, then closes
-	// the network. After it, Run fails and nothing changes below Dir.
+	// the network. After it, Run fails and nothing changes below Dir but by the
+	// caller. It waits for a step that runs: end that step's context first.
 	Seal(ctx context.Context) (*Sealed, error)
 	// Close removes everything. It implies Seal and may be called twice.
 	Close() error
+}
+
+// StartError says that a step's command could not be started: it is not in the
+// image, not executable, or its working folder cannot be entered. Kubernetes
+// reports such a container as StartError with exit code 128.
+type StartError struct {
+	Step   string
+	Reason string // the runtime's words
+}
+
+func (e *StartError) Error() string {
+	return "starting step " + e.Step + ": " + e.Reason
 }
 
 // StepSpec is one step with its image ready on this machine.
@@ -86,13 +102,14 @@ type StepSpec struct {
 	// Layers are unpacked layer folders, lowest first, owned by the steps' ids.
 	Layers       []string
 	Argv         []string
-	Env          []string // NAME=value
+	Env          []string // NAME=value; see Result.Env
 	WorkingDir   string   // default /
 	UID, GID     uint32   // inside the sandbox
 	Mounts       []Mount
 	ReadOnlyRoot bool
 	MemoryBytes  int64
-	// Hermetic limits socket families to unix and inet (loopback is all there is).
+	// Hermetic asks for what a hermetic step needs from a driver: only unix and
+	// inet sockets. A driver may enforce that for every step.
 	Hermetic bool
 }
 
@@ -110,12 +127,18 @@ type Result struct {
 	ExitCode          int
 	Killed            bool // by ctx
 	OOMKilled         bool
-	CPU               time.Duration
-	MaxRSS            int64
-	Argv              []string
-	Capabilities      []string
-	Seccomp           string   // sha256:… of the profile in force
-	Mounts            []string // destination (ro|rw)
+	// CPU and MaxRSS are what the kernel accounts to the runtime's process and
+	// all that it waited for: the step's processes, and the runtime's own start,
+	// some 20 ms and 30 MB. MaxRSS is the largest single process, in bytes.
+	CPU    time.Duration
+	MaxRSS int64
+	Argv   []string
+	// Env is StepSpec.Env and what the driver added where the step did not say:
+	// PATH, and in an open network proxies and the file of certificates.
+	Env          []string
+	Capabilities []string
+	Seccomp      string   // sha256:… of the profile in force
+	Mounts       []string // destination (ro|rw)
 }
 
 // Sealed is what was measured when the last process was dead.

@@ -1,5 +1,7 @@
 package verify
 
+import "slices"
+
 // Evidence is what verification found to be true about one artifact. Only this
 // package can make one, so holding it means that every signature in it was
 // checked against the trust that the caller stated.
@@ -8,6 +10,7 @@ package verify
 type Evidence struct {
 	ref        string
 	digest     string
+	manifest   []byte
 	signatures []Signature
 	statements []Statement
 	runs       []Run
@@ -20,20 +23,25 @@ func (e *Evidence) Ref() string { return e.ref }
 // Digest is sha256:… of the artifact.
 func (e *Evidence) Digest() string { return e.digest }
 
+// Manifest is the artifact's manifest or index: the bytes that Digest is of.
+func (e *Evidence) Manifest() []byte { return slices.Clone(e.manifest) }
+
 // Signatures are the verified image signatures (simple signing or bundle).
-func (e *Evidence) Signatures() []Signature { return e.signatures }
+func (e *Evidence) Signatures() []Signature { return slices.Clone(e.signatures) }
 
 // Statements are the verified in-toto statements about this digest, in the
 // order found, duplicates (the same payload as tag and as referrer) once.
-func (e *Evidence) Statements() []Statement { return e.statements }
+func (e *Evidence) Statements() []Statement { return slices.Clone(e.statements) }
 
-// Runs groups statements by the run they speak of. Statements of two runs are
-// never merged, even when both made this digest.
-func (e *Evidence) Runs() []Run { return e.runs }
+// Runs has one entry for each verified observation, with the provenance that it
+// names and that the same key signed. Statements of two runs are never merged,
+// even when both made this digest. Provenance that no observation names, such as
+// that of other builders, is in Statements only.
+func (e *Evidence) Runs() []Run { return slices.Clone(e.runs) }
 
 // Rejected lists what was found and did not verify, with the reason. It is no
 // error as long as something verified.
-func (e *Evidence) Rejected() []Rejected { return e.rejected }
+func (e *Evidence) Rejected() []Rejected { return slices.Clone(e.rejected) }
 
 // Grade says how independent a signer is from the build; see docs/concepts.md.
 type Grade string
@@ -60,7 +68,9 @@ type Signature struct {
 	Format string `json:"format"` // cosign-tag, bundle-referrer
 }
 
-// Statement is a verified in-toto statement whose subject is the artifact.
+// Statement is a verified in-toto statement whose subject is the artifact. Its
+// predicate type may be one that nobody here knows; what it says is then only
+// known to be said by the signer.
 type Statement struct {
 	Identity
 	Format        string // cosign-tag, bundle-referrer

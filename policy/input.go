@@ -1,0 +1,202 @@
+package policy
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+
+	"assay.dev/assay/verify"
+)
+
+// evidence is what this package reads of a *verify.Evidence. It is unexported
+// so that evidence from nowhere else can be handed in; tests of the input
+// document use their own.
+type evidence interface {
+	Ref() string
+	Digest() string
+	Manifest() []byte
+	Signatures() []verify.Signature
+	Statements() []verify.Statement
+	Runs() []verify.Run
+	Rejected() []verify.Rejected
+}
+
+var _ evidence = (*verify.Evidence)(nil)
+
+// The input document: Conforma's keys, then ours under "assay".
+type input struct {
+	Attestations  []attestation   `json:"attestations"`
+	Image         image           `json:"image"`
+	Snapshot      Snapshot        `json:"snapshot"`
+	ComponentName string          `json:"component_name"`
+	PolicySpec    json.RawMessage `json:"policy_spec"`
+	Assay         assay           `json:"assay"`
+}
+
+type attestation struct {
+	Statement  json.RawMessage `json:"statement"`
+	Signatures []sig           `json:"signatures,omitempty"`
+}
+
+type sig struct {
+	KeyID string `json:"keyid"`
+	Sig   string `json:"sig"`
+}
+
+type image struct {
+	Ref        string          `json:"ref"`
+	Signatures []sig           `json:"signatures,omitempty"`
+	Config     json.RawMessage `json:"config,omitempty"`
+}
+
+type assay struct {
+	// Manifest is the image's manifest or index, as its digest has it.
+	Manifest   json.RawMessage    `json:"manifest"`
+	Signatures []verify.Signature `json:"signatures"`
+	Runs       []run              `json:"runs"`
+	Run        *run               `json:"run"`
+	Rejected   []verify.Rejected  `json:"rejected"`
+}
+
+type run struct {
+	ID          string          `json:"id"`
+	Provenance  json.RawMessage `json:"provenance"`
+	Observation json.RawMessage `json:"observation"`
+	// ProvenanceDigest is of the payload as signed; the observation names it.
+	ProvenanceDigest string `json:"provenanceDigest,omitempty"`
+	// Identity is who signed. Where provenance and observation differ it is the
+	// less independent of the two, with a reason that says so.
+	Identity verify.Identity `json:"identity"`
+}
+
+// Snapshot is the set of components that the image is judged as part of.
+type Snapshot struct {
+	Application string         `json:"application"`
+	Components  []Component    `json:"components"`
+	Artifacts   map[string]any `json:"artifacts"`
+}
+
+// Component is one image of a snapshot.
+type Component struct {
+	Name           string          `json:"name"`
+	ContainerImage string          `json:"containerImage"`
+	Source         json.RawMessage `json:"source,omitempty"`
+}
+
+// facts are the evidence as rules see it, without the run under judgement.
+type facts struct {
+	doc    input
+	target target
+}
+
+// newInput builds the input document. With a key, evidence by others moves to
+// the rejected.
+func newInput(e evidence, c *Context, spec json.RawMessage, key *signerKey) (*facts, error) {
+	ref := e.Ref()
+	repo, digest, ok := strings.Cut(ref, "@")
+	if !ok || repo == "" || !digestPattern.MatchString(digest) || digest != e.Digest() {
+		return nil, errors.New("reading evidence: it names no image by digest; evidence comes from verify.Image only")
+	}
+	repo = withoutTag(repo)
+	component := c.Component
+	if component == "" {
+		component = path.Base(repo)
+	}
+	doc := input{
+		Image:         image{Ref: ref, Config: c.ImageConfig},
+		ComponentName: component,
+		PolicySpec:    spec,
+		Snapshot:      Snapshot{Components: []Component{{Name: component, ContainerImage: ref}}, Artifacts: map[string]any{}},
+		Assay:         assay{Manifest: e.Manifest(), Signatures: []verify.Signature{}, Runs: []run{}, Rejected: []verify.Rejected{}},
+	}
+	if c.Snapshot != nil {
+		doc.Snapshot = *c.Snapshot
+		if doc.Snapshot.Components == nil {
+			doc.Snapshot.Components = []Component{}
+		}
+		if doc.Snapshot.Artifacts == nil {
+			doc.Snapshot.Artifacts = map[string]any{}
+		}
+	}
+	other := func(id verify.Identity, format, digest string) bool {
+		if key == nil || id.Key == key.digest {
+			return false
+		}
+		doc.Assay.Rejected = append(doc.Assay.Rejected, verify.Rejected{Format: format, Digest: digest, Reason: "verified with key " + id.Key + ", but the policy's publicKey is " + key.digest})
+		return true
+	}
+	doc.Assay.Rejected = append(doc.Assay.Rejected, e.Rejected()...)
+	for _, s := range e.Signatures() {
+		if other(s.Identity, s.Format, digest) {
+			continue
+		}
+		doc.Assay.Signatures = append(doc.Assay.Signatures, s)
+		doc.Image.Signatures = append(doc.Image.Signatures, sig{KeyID: s.KeyID, Sig: s.Sig})
+	}
+	for _, s := range e.Statements() {
+		if other(s.Identity, s.Format, s.PayloadDigest) {
+			continue
+		}
+		doc.Attestations = append(doc.Attestations, attestation{Statement: s.Payload, Signatures: []sig{{KeyID: s.KeyID, Sig: s.Sig}}})
+	}
+	for _, r := range e.Runs() {
+		one := run{ID: r.ID}
+		if s := r.Provenance; s != nil && (key == nil || s.Key == key.digest) {
+			one.Provenance, one.ProvenanceDigest, one.Identity = s.Payload, s.PayloadDigest, s.Identity
+		}
+		if s := r.Observation; s != nil && (key == nil || s.Key == key.digest) {
+			one.Observation = s.Payload
+			one.Identity = weaker(one.Provenance != nil, one.Identity, s.Identity)
+		}
+		if one.Provenance != nil || one.Observation != nil {
+			doc.Assay.Runs = append(doc.Assay.Runs, one)
+		}
+	}
+	return &facts{doc: doc, target: target{repository: repo, digest: digest, component: component, parent: c.Parent}}, nil
+}
+
+// weaker is the identity of a run signed by two.
+func weaker(both bool, provenance, observation verify.Identity) verify.Identity {
+	if !both || provenance.Key == observation.Key && provenance.Grade == observation.Grade {
+		return observation
+	}
+	out := provenance
+	if provenance.Grade == verify.GradeObserver {
+		out = observation
+	}
+	out.Reason = fmt.Sprintf("provenance signed by %s (%s), observation by %s (%s)", provenance.KeyName, provenance.Grade, observation.KeyName, observation.Grade)
+	if provenance.Key != observation.Key {
+		// Two observers may each be trusted and still not have seen one run.
+		out.Grade = verify.GradeUnknown
+	}
+	return out
+}
+
+func withoutTag(repo string) string {
+	if i := strings.LastIndex(repo, ":"); i > strings.LastIndex(repo, "/") {
+		return repo[:i]
+	}
+	return repo
+}
+
+// document is the input with one run under judgement; -1: none.
+func (f *facts) document(n int) (ast.Value, error) {
+	doc := f.doc
+	if n >= 0 {
+		doc.Assay.Run = &doc.Assay.Runs[n]
+	}
+	raw, err := json.Marshal(doc)
+	if err != nil {
+		return nil, fmt.Errorf("encoding input document: %w", err)
+	}
+	v, err := ast.ValueFromReader(bytes.NewReader(raw))
+	if err != nil {
+		return nil, fmt.Errorf("encoding input document: %w", err)
+	}
+	return v, nil
+}

@@ -1,0 +1,138 @@
+package report_test
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"assay.dev/assay/policy"
+	"assay.dev/assay/report"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func digest(c string) string { return "sha256:" + strings.Repeat(c, 64) }
+
+// entries are an image that passes, one that is refused for several reasons,
+// and one that could not be checked.
+func entries() []report.Entry {
+	when := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	id := policy.Identified{Name: "release", Digest: digest("9")}
+	scanned := policy.Result{
+		Code: "scan.found", Msg: "No task of the run scanned the image for CVEs", Title: "The image was scanned for CVEs",
+		Solution: "Add a task to the pipeline that scans the image.", Question: policy.Scanned,
+	}
+	success := policy.Result{Code: "source.untouched", Msg: "Pass", Title: "Nothing touched the source between clone and build", Question: policy.UntouchedSource}
+	note := policy.Result{Code: "source.between", Msg: "Tasks between clone and build: lint; they left no effect", Question: policy.UntouchedSource}
+	return []report.Entry{
+		{Image: "good", Verdict: &policy.Verdict{
+			Result: policy.Pass, Image: "localhost:5055/staging/run-1@" + digest("1"), Component: "run-1", Policy: id, EffectiveTime: when,
+			Run: "run-1", Runs: []policy.RunVerdict{{ID: "run-1", Result: policy.Pass}, {ID: "run-2", Result: policy.Fail, Codes: []string{"evidence.run_succeeded"}}},
+			Violations: []policy.Result{}, Warnings: []policy.Result{scanned}, Successes: []policy.Result{success}, Notes: []policy.Result{note},
+			Questions: []policy.Answer{
+				{Question: policy.Scanned, Answer: policy.No, Messages: []string{scanned.Msg}, Codes: []string{"scan.found"}},
+				{Question: policy.TrustedBuild, Answer: policy.Yes, Codes: []string{"trusted_task.chain"}},
+				{Question: policy.UntouchedSource, Answer: policy.Yes, Messages: []string{note.Msg}, Codes: []string{"source.between", "source.untouched"}},
+			},
+			Digests: []string{digest("1"), digest("2")}, Destination: "localhost:5055/released/yq", Expiry: when.Add(24 * time.Hour),
+		}},
+		{Image: "tampered", Verdict: &policy.Verdict{
+			Result: policy.Fail, Image: "localhost:5055/staging/run-3@" + digest("3"), Component: "run-3", Policy: id, EffectiveTime: when, Run: "run-3",
+			Runs: []policy.RunVerdict{{ID: "run-3", Result: policy.Fail, Codes: []string{"source.untouched"}}},
+			Violations: []policy.Result{
+				{
+					Code: "source.untouched", Msg: "Task tweak\x1b[2J changed the source: clone exported tree " + digest("a") + ", but build was given tree " + digest("f"),
+					Terms: []string{"tweak"}, Title: "Nothing touched the source between clone and build", Solution: "Remove the task.",
+					Question: policy.UntouchedSource, Details: map[string]any{"task": "run-3-tweak", "digests": []any{digest("a"), digest("f")}},
+				},
+				{Msg: "a plain string"},
+			},
+			Warnings:  []policy.Result{{Code: "later.rule", Msg: "Later. This will become a failure starting on 2026-12-01", Title: "Later", EffectiveOn: "2026-12-01"}},
+			Successes: []policy.Result{},
+			Questions: []policy.Answer{
+				{Question: policy.Scanned, Answer: policy.Unknown, Messages: []string{"No rule of this policy that was evaluated answers it"}},
+				{Question: policy.TrustedBuild, Answer: policy.Unknown},
+				{Question: policy.UntouchedSource, Answer: policy.No, Messages: []string{"Task tweak changed the source"}},
+			},
+			Digests: []string{digest("3")}, Expiry: when.Add(time.Hour),
+		}},
+		{Image: "localhost:5055/staging/gone@" + digest("4"), Err: errors.New("reading manifest: connection refused; is the registry running?")},
+	}
+}
+
+func TestGolden(t *testing.T) {
+	for name, tc := range map[string]struct {
+		make    func(*bytes.Buffer) report.Handler
+		entries []report.Entry
+	}{
+		"all.txt": {func(b *bytes.Buffer) report.Handler { return report.Text(b, report.TextOptions{}) }, entries()},
+		"all-full.txt": {func(b *bytes.Buffer) report.Handler {
+			return report.Text(b, report.TextOptions{Successes: true, Color: true})
+		}, entries()},
+		"one.txt":       {func(b *bytes.Buffer) report.Handler { return report.Text(b, report.TextOptions{}) }, entries()[:1]},
+		"none.txt":      {func(b *bytes.Buffer) report.Handler { return report.Text(b, report.TextOptions{}) }, nil},
+		"all.json":      {func(b *bytes.Buffer) report.Handler { return report.JSON(b) }, entries()},
+		"one.json":      {func(b *bytes.Buffer) report.Handler { return report.JSON(b) }, entries()[:1]},
+		"none.json":     {func(b *bytes.Buffer) report.Handler { return report.JSON(b) }, nil},
+		"no-result.txt": {func(b *bytes.Buffer) report.Handler { return report.Text(b, report.TextOptions{}) }, []report.Entry{{Verdict: &policy.Verdict{}}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var b bytes.Buffer
+			h := tc.make(&b)
+			for _, e := range tc.entries {
+				if err := h.Verdict(e); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := h.Close(); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join("testdata", name)
+			if *update {
+				if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(string(want), b.String()); d != "" {
+				t.Errorf("-want +got:\n%s", d)
+			}
+		})
+	}
+}
+
+func TestEntryWithoutContentIsAnError(t *testing.T) {
+	for name, e := range map[string]report.Entry{
+		"neither": {Image: "x"},
+		"both":    {Verdict: &policy.Verdict{}, Err: errors.New("x")},
+	} {
+		for _, h := range []report.Handler{report.JSON(new(bytes.Buffer)), report.Text(new(bytes.Buffer), report.TextOptions{})} {
+			if h.Verdict(e) == nil || h.Close() == nil {
+				t.Errorf("%s: no error", name)
+			}
+		}
+	}
+}
+
+type brokenPipe struct{}
+
+func (brokenPipe) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
+
+func TestWriteErrorsAreReported(t *testing.T) {
+	for _, h := range []report.Handler{report.JSON(brokenPipe{}), report.Text(brokenPipe{}, report.TextOptions{})} {
+		err := h.Verdict(entries()[0])
+		if cerr := h.Close(); err == nil && cerr == nil {
+			t.Error("a report that nobody got was a success")
+		}
+	}
+}

@@ -1,0 +1,201 @@
+package verify
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"assay.dev/assay/attest/dsse"
+	"assay.dev/assay/attest/strictjson"
+)
+
+// MaxTrust is the size in bytes of the largest trust file that is read.
+const MaxTrust = 1 << 20
+
+// RoleObserver is the one role that a trust file gives to a key.
+const RoleObserver = "observer"
+
+// ParsePublicKey reads a key to trust from PEM (PUBLIC KEY). A private key, a
+// certificate or anything else is refused by name.
+func ParsePublicKey(pem []byte) (Key, error) {
+	k, err := dsse.ParsePublicKey(pem)
+	if err != nil {
+		return Key{}, err
+	}
+	return Key{Public: k.Crypto()}, nil
+}
+
+// LoadPublicKey is ParsePublicKey for a file; the key gets its name.
+func LoadPublicKey(path string) (Key, error) {
+	data, err := readBounded(path, dsse.MaxKeyPEM)
+	if err != nil {
+		return Key{}, fmt.Errorf("reading public key %s: %w", path, err)
+	}
+	k, err := ParsePublicKey(data)
+	if err != nil {
+		return Key{}, fmt.Errorf("%s: %w", path, err)
+	}
+	k.Name = filepath.Base(path)
+	return k, nil
+}
+
+// LoadTrust reads a trust file: see ParseTrust. Key files in it are relative to
+// its folder.
+func LoadTrust(path string) ([]Key, error) {
+	data, err := readBounded(path, MaxTrust)
+	if err != nil {
+		return nil, fmt.Errorf("reading trust %s: %w", path, err)
+	}
+	keys, err := ParseTrust(data, func(name string) ([]byte, error) {
+		if !filepath.IsAbs(name) {
+			name = filepath.Join(filepath.Dir(path), name)
+		}
+		return readBounded(name, dsse.MaxKeyPEM)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return keys, nil
+}
+
+// ParseTrust reads a trust from JSON:
+//
+//	{"keys": [
+//	  {"name": "factory", "file": "observer.pub", "role": "observer",
+//	   "builders": ["https://assay.dev/builder/v1/executed/user/factory-1"]},
+//	  {"name": "chains", "pem": "-----BEGIN PUBLIC KEY-----\n…"}
+//	]}
+//
+// A key has a name of its own and either pem or file, which read is asked for.
+// Role observer needs builders: exact builder.id values, or prefixes that end in
+// "/". A key without a role is a key holder's. Unknown members and roles,
+// duplicates, an empty list and everything that Image would refuse are errors.
+func ParseTrust(data []byte, read func(name string) ([]byte, error)) ([]Key, error) {
+	keys, err := parseTrust(data, read)
+	if err != nil {
+		return nil, fmt.Errorf("parsing trust: %w", err)
+	}
+	return keys, nil
+}
+
+func parseTrust(data []byte, read func(string) ([]byte, error)) ([]Key, error) {
+	if err := strictjson.Check(data, MaxTrust); err != nil {
+		return nil, err
+	}
+	m, err := strictjson.Object(data)
+	if err != nil {
+		return nil, err
+	}
+	if err := strictjson.Only(m, "keys"); err != nil {
+		return nil, err
+	}
+	list, err := strictjson.Array(m["keys"])
+	if err != nil {
+		return nil, fmt.Errorf("reading keys: %w", err)
+	}
+	var keys []Key
+	names := map[string]bool{}
+	for i, raw := range list {
+		k, err := trustKey(raw, read)
+		if err != nil {
+			return nil, fmt.Errorf("reading key %d: %w", i, err)
+		}
+		if names[k.Name] {
+			return nil, fmt.Errorf("reading key %d: a second key named %q", i, k.Name)
+		}
+		names[k.Name] = true
+		keys = append(keys, k)
+	}
+	if _, err := (Options{Keys: keys}).keyring(); err != nil {
+		return nil, err
+	}
+	return keys, nil
+}
+
+func trustKey(raw json.RawMessage, read func(string) ([]byte, error)) (Key, error) {
+	m, err := strictjson.Object(raw)
+	if err != nil {
+		return Key{}, err
+	}
+	if err := strictjson.Only(m, "name", "pem", "file", "role", "builders"); err != nil {
+		return Key{}, err
+	}
+	name, err := strictjson.String(m["name"])
+	if err != nil {
+		return Key{}, fmt.Errorf("reading name: %w", err)
+	}
+	if name == "" {
+		return Key{}, errors.New("reading name: empty")
+	}
+	if (m["pem"] == nil) == (m["file"] == nil) {
+		return Key{}, errors.New("want one of pem and file")
+	}
+	var pem []byte
+	if m["pem"] != nil {
+		s, err := strictjson.String(m["pem"])
+		if err != nil {
+			return Key{}, fmt.Errorf("reading pem: %w", err)
+		}
+		pem = []byte(s)
+	} else {
+		file, err := strictjson.String(m["file"])
+		if err != nil {
+			return Key{}, fmt.Errorf("reading file: %w", err)
+		}
+		if read == nil {
+			return Key{}, fmt.Errorf("file %q: this trust cannot refer to files; use pem", file)
+		}
+		if pem, err = read(file); err != nil {
+			return Key{}, fmt.Errorf("reading file %q: %w", file, err)
+		}
+	}
+	k, err := ParsePublicKey(pem)
+	if err != nil {
+		return Key{}, err
+	}
+	k.Name = name
+	if m["role"] != nil {
+		role, err := strictjson.String(m["role"])
+		if err != nil {
+			return Key{}, fmt.Errorf("reading role: %w", err)
+		}
+		if role != RoleObserver {
+			return Key{}, fmt.Errorf("role %q is not known; known is %q, or no role for a bare key", role, RoleObserver)
+		}
+		k.Observer = true
+	}
+	if m["builders"] != nil {
+		builders, err := strictjson.Array(m["builders"])
+		if err != nil {
+			return Key{}, fmt.Errorf("reading builders: %w", err)
+		}
+		for i, b := range builders {
+			s, err := strictjson.String(b)
+			if err != nil {
+				return Key{}, fmt.Errorf("reading builder %d: %w", i, err)
+			}
+			k.Builders = append(k.Builders, s)
+		}
+	}
+	return k, nil
+}
+
+// readBounded reads a small file whole.
+func readBounded(path string, max int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, max+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > max {
+		return nil, fmt.Errorf("larger than %d bytes", max)
+	}
+	return data, nil
+}
