@@ -66,6 +66,8 @@ type Server struct {
 	uploads *memory
 	tokens  *tokens
 	repos   sync.Mutex // held while a repository is made
+	// manifests has a *sync.Mutex by repository, held while one is written.
+	manifests sync.Map
 
 	mu      sync.Mutex // guards what follows
 	servers []*http.Server

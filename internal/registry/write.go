@@ -110,6 +110,25 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, t target) *refusa
 	in.URL.RawPath = ""
 	in.URL.RawQuery = withoutMount(in.URL.Query())
 	var out answer
+	if t.op == opManifest {
+		// olareg adds a manifest to its repository's index and to the list of its
+		// subject's referrers by reading, changing and writing: one at a time, or
+		// one is lost. What is sent is read before, so that nobody is kept
+		// waiting by a slow sender.
+		body, err := io.ReadAll(g)
+		if no := g.refused(); no != nil {
+			return no
+		}
+		if err != nil {
+			return refuse(http.StatusBadRequest, "MANIFEST_INVALID", "the body ended early: %v; push again", err)
+		}
+		in.Body, in.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+		unlock := s.lockManifests(t.repo)
+		defer unlock()
+		if no := s.precondition(in); no != nil {
+			return no
+		}
+	}
 	s.store.ServeHTTP(&out, in)
 	if no := g.refused(); no != nil && out.status != http.StatusCreated {
 		return no
