@@ -26,6 +26,8 @@ func run() int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	// A planner that went away is an error to return, not a death.
+	signal.Ignore(syscall.SIGPIPE)
 	code, err := 0, error(nil)
 	switch os.Args[1] {
 	case "confine":

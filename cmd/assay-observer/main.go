@@ -35,6 +35,9 @@ func run() int {
 	case "attest":
 		return observer.MainAttest(ctx, os.Args[2:], os.Stdout, os.Stderr)
 	}
+	if os.Args[1] == "key" {
+		return observer.MainKey(os.Args[2:], os.Stdout, os.Stderr)
+	}
 	fmt.Fprintf(os.Stderr, "assay-observer: unknown subcommand %q\n", os.Args[1])
 	return 2
 }

@@ -31,6 +31,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"assay.dev/assay/api"
 	"assay.dev/assay/internal/channel"
 	"assay.dev/assay/internal/confine"
 	"assay.dev/assay/internal/home"
@@ -102,6 +103,9 @@ func Start(ctx context.Context, h *home.Home, o Options) (_ *Session, err error)
 			return nil, err
 		}
 	}
+	if err := s.trust(); err != nil {
+		return nil, err
+	}
 	if err := s.start(ctx, "registry", "assay", []string{"registry", "run"}, home.UIDRegistry, sc); err != nil {
 		return nil, err
 	}
@@ -111,6 +115,30 @@ func Start(ctx context.Context, h *home.Home, o Options) (_ *Session, err error)
 		}
 	}
 	return s, nil
+}
+
+// trust writes the home's trust file, once: this machine's operator, whose hand
+// the launcher is, binds the observer's key as an observer's. Verifiers here
+// then know it as one; elsewhere it is a key until somebody says more.
+func (s *Session) trust() error {
+	path := s.Home.Path("trust.json")
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if _, err := os.Stat(s.Home.PublicKey(api.Executed)); err != nil {
+		return nil // no observer has run here yet
+	}
+	b, err := json.MarshalIndent(map[string]any{"keys": []any{map[string]any{
+		"name": "observer", "file": filepath.Join("public", "executed.pub"), "role": "observer",
+		"builders": []string{api.BuilderID(api.Executed, s.Home.Separation(), s.Config.Instance)},
+	}}}, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(path+".tmp", append(b, '\n'), 0o644); err != nil {
+		return fmt.Errorf("writing the trust file: %w", err)
+	}
+	return os.Rename(path+".tmp", path)
 }
 
 // takeLock waits for the home's lock: services of two sessions would not find

@@ -111,7 +111,7 @@ func (a *agreed) checkOutput(c hint.Claim, repo string, uploads []registry.Uploa
 	}
 	for _, u := range uploads {
 		if u.Digest == digest {
-			return observe.Failed, fmt.Sprintf("it was put into the registry by %s, not by this task", u.Task)
+			return observe.Claimed, fmt.Sprintf("it was put into the registry by %s, not by this task", u.Task)
 		}
 	}
 	return observe.Failed, "this run put no such artifact into the registry"

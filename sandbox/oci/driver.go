@@ -41,6 +41,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -64,8 +65,8 @@ type Options struct {
 	// Runtime is the path of the runtime's binary. It is read once: what runs is
 	// what Host().RuntimeDigest says, even if the file is replaced.
 	Runtime string
-	// Flags are passed to the runtime before the command, such as runsc's
-	// --platform=systrap.
+	// Flags are passed to the runtime before the command, such as --debug,
+	// after those that this package needs.
 	Flags []string
 	// StateDir is a folder for this driver alone, on any file system. Steps' ids
 	// must be able to pass through it and its parents (mode 0711).
@@ -104,7 +105,7 @@ type Driver struct {
 	opts    Options
 	host    observe.Host
 	name    string
-	exe     *os.File // the runtime's sealed copy, or its file
+	exe     *os.File // the runtime's sealed copy, nil if it is a file
 	exePath string
 	lock    *os.File
 	seccomp *specs.LinuxSeccomp
@@ -154,11 +155,10 @@ func New(opts Options) (_ *Driver, err error) {
 	if d.ca, err = caBundle(opts.CABundle); err != nil {
 		return nil, err
 	}
-	if err := d.seal(); err != nil {
-		return nil, err
-	}
-	if err := d.sweep(); err != nil {
-		return nil, err
+	for _, f := range []func() error{d.take, d.seal, d.sweep} {
+		if err := f(); err != nil {
+			return nil, err
+		}
 	}
 	if len(opts.Cgroup.Mode) > 0 && opts.Cgroup.Mode != cgroup.ModeNone {
 		if d.runtime, err = opts.Cgroup.Group("runtime", cgroup.Limits{}); err != nil {
@@ -237,55 +237,70 @@ func passable(dir string, id uint32) error {
 	return nil
 }
 
-// seal copies the runtime into memory that nobody can write, and measures that.
-// runc, finding itself sealed, then skips protecting its binary from containers
-// at each start.
+// seal copies the runtime to where nobody else can write, and measures the copy:
+// what was measured is what runs. For runc that is sealed memory; finding itself
+// sealed, it skips protecting its binary from containers at each start. gVisor
+// looks up its own path, and so gets a file in the state folder.
 func (d *Driver) seal() error {
 	path, err := exec.LookPath(d.opts.Runtime)
 	if err != nil {
 		return fmt.Errorf("finding runtime: %w", err)
 	}
-	if path, err = filepath.Abs(path); err != nil {
-		return fmt.Errorf("finding runtime: %w", err)
-	}
 	d.name = filepath.Base(path)
-	d.exePath = path
 	src, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("reading runtime: %w", err)
 	}
 	defer src.Close()
-	sum := sha256.New()
-	fd, err := unix.MemfdCreate(d.name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
-	if errors.Is(err, unix.EINVAL) { // before Linux 6.3 there is no MFD_EXEC to say
-		fd, err = unix.MemfdCreate(d.name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	var dst *os.File
+	if d.name == "runc" || d.name == "crun" {
+		dst = sealable(d.name) // nil where vm.memfd_noexec forbids it
 	}
-	if err != nil { // forbidden by vm.memfd_noexec
-		if _, err := io.Copy(sum, src); err != nil {
-			return fmt.Errorf("reading runtime: %w", err)
+	inMemory := dst != nil
+	if !inMemory {
+		d.exePath = filepath.Join(d.opts.StateDir, "runtime-"+d.name)
+		if err := os.Remove(d.exePath); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("copying runtime: %w", err)
 		}
-		d.host.RuntimeDigest = "sha256:" + hex.EncodeToString(sum.Sum(nil))
-		return nil
+		if dst, err = os.OpenFile(d.exePath, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o555); err != nil {
+			return fmt.Errorf("copying runtime: %w", err)
+		}
 	}
-	d.exe = os.NewFile(uintptr(fd), d.name)
-	if _, err := io.Copy(io.MultiWriter(d.exe, sum), src); err != nil {
-		return fmt.Errorf("reading runtime: %w", err)
+	sum := sha256.New()
+	if _, err := io.Copy(io.MultiWriter(dst, sum), src); err != nil {
+		_ = dst.Close()
+		return fmt.Errorf("copying runtime: %w", err)
 	}
-	if err := unix.Fchmod(fd, 0o511); err != nil {
+	d.host.RuntimeDigest = "sha256:" + hex.EncodeToString(sum.Sum(nil))
+	if !inMemory {
+		return dst.Close()
+	}
+	d.exe = dst
+	d.exePath = fmt.Sprintf("/proc/self/fd/%d", dst.Fd())
+	if err := unix.Fchmod(int(dst.Fd()), 0o511); err != nil {
 		return fmt.Errorf("sealing runtime: %w", err)
 	}
 	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
-	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
+	if _, err := unix.FcntlInt(dst.Fd(), unix.F_ADD_SEALS, seals); err != nil {
 		return fmt.Errorf("sealing runtime: %w", err)
 	}
-	d.exePath = fmt.Sprintf("/proc/self/fd/%d", fd)
-	d.host.RuntimeDigest = "sha256:" + hex.EncodeToString(sum.Sum(nil))
 	return nil
 }
 
-// sweep takes StateDir and clears it. What lives there belonged to a driver that
-// no longer does, or its lock would be held.
-func (d *Driver) sweep() error {
+// sealable makes a file in memory that can be executed, or returns nil.
+func sealable(name string) *os.File {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.3 there is no MFD_EXEC to say
+		fd, err = unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
+	if err != nil {
+		return nil
+	}
+	return os.NewFile(uintptr(fd), name)
+}
+
+// take makes StateDir this driver's, until it is closed or this process ends.
+func (d *Driver) take() error {
 	lock, err := os.OpenFile(filepath.Join(d.opts.StateDir, "lock"), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return fmt.Errorf("taking state folder: %w", err)
@@ -295,6 +310,12 @@ func (d *Driver) sweep() error {
 		return fmt.Errorf("taking state folder %s: another process uses it: %w", d.opts.StateDir, err)
 	}
 	d.lock = lock
+	return nil
+}
+
+// sweep clears StateDir. What lives there belonged to a driver that no longer
+// does, or we would not have the lock.
+func (d *Driver) sweep() error {
 	if err := d.opts.Cgroup.Sweep(); err != nil {
 		return err
 	}
@@ -322,15 +343,30 @@ func (d *Driver) sweep() error {
 	return nil
 }
 
+// needed are the flags without which a runtime would not do what this package
+// promises.
+func needed(runtime string) []string {
+	switch runtime {
+	case "runc":
+		// Control groups are ours; runc would make its own beside them.
+		return []string{"--rootless=true"}
+	case "runsc":
+		return []string{
+			"--platform=systrap", // works without /dev/kvm and in a user namespace
+			"--network=host",     // that is, the space's namespace: forwards are there
+			"--ignore-cgroups",   // as above
+			"--oci-seccomp",      // gVisor leaves the profile out by default
+			"--overlay2=none",    // writes go to the upper layer, where they are bounded
+			"--host-uds=none",    // no socket in a volume leads out
+		}
+	}
+	return nil
+}
+
 // command prepares one call of the runtime.
 func (d *Driver) command(ctx context.Context, state string, args ...string) *exec.Cmd {
-	flags := []string{"--root", state}
-	if d.name == "runc" {
-		// Control groups are ours; runc would make its own beside them.
-		flags = append(flags, "--rootless=true")
-	}
 	cmd := exec.CommandContext(ctx, d.exePath)
-	cmd.Args = slices.Concat([]string{d.name}, flags, d.opts.Flags, args)
+	cmd.Args = slices.Concat([]string{d.name, "--root", state}, needed(d.name), d.opts.Flags, args)
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	cmd.Dir = "/"
 	return cmd
@@ -387,6 +423,10 @@ func (d *Driver) Close() error {
 	if d.runtime != nil {
 		errs = append(errs, d.runtime.Remove())
 		d.runtime = nil
+	}
+	if d.exe == nil && d.exePath != "" {
+		errs = append(errs, os.Remove(d.exePath))
+		d.exePath = ""
 	}
 	for _, f := range []*os.File{d.exe, d.lock} {
 		if f != nil {

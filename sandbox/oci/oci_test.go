@@ -48,7 +48,7 @@ func setUp(t testing.TB) rig {
 	return rig{dir: dir, groups: groups, base: 65536, size: 65536}
 }
 
-func (r rig) new(t testing.TB, runtime string, o sandboxtest.Options, flags ...string) sandboxtest.Driver {
+func (r rig) new(t testing.TB, runtime string, o sandboxtest.Options) sandboxtest.Driver {
 	t.Helper()
 	state, err := os.MkdirTemp(r.dir, "state-")
 	if err != nil {
@@ -61,7 +61,7 @@ func (r rig) new(t testing.TB, runtime string, o sandboxtest.Options, flags ...s
 	if o.Allow != nil {
 		groups = cgroup.Root{} // the groups are one driver's at a time
 	}
-	opts := oci.Options{Runtime: runtime, Flags: flags, StateDir: state, IDBase: r.base, IDSize: r.size, Cgroup: groups}
+	opts := oci.Options{Runtime: runtime, StateDir: state, IDBase: r.base, IDSize: r.size, Cgroup: groups}
 	opts.Policy.Allow = o.Allow
 	opts.Nameservers = o.Nameservers
 	d, err := oci.New(opts)
@@ -100,7 +100,7 @@ func TestRunsc(t *testing.T) {
 	r := setUp(t)
 	sandboxtest.Run(t, sandboxtest.Suite{
 		New: func(t testing.TB, o sandboxtest.Options) sandboxtest.Driver {
-			return r.new(t, runsc, o, "--platform=systrap", "--network=host", "--ignore-cgroups", "--host-uds=none")
+			return r.new(t, runsc, o)
 		},
 		Dir: r.dir, IDBase: int(r.base), IDSize: int(r.size), Emulated: true,
 	})
@@ -172,4 +172,11 @@ func TestLeftovers(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(state, "old")); !os.IsNotExist(err) {
 		t.Errorf("leftovers are there: %v", err)
 	}
+}
+
+func TestRunscInUserNamespace(t *testing.T) {
+	if os.Getenv("ASSAY_RUNSC") == "" {
+		t.Skip("set ASSAY_RUNSC to the path of gVisor's runsc to run the suite with it")
+	}
+	sandboxtest.Reexec(t, "TestRunsc", 65536)
 }

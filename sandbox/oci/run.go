@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -105,6 +105,13 @@ func (b *bundle) prepare() error {
 		binds = append(binds, specs.Mount{Destination: m.Path, Type: "bind", Source: at, Options: []string{"bind", mode, "nosuid", "nodev", "private"}})
 		b.mounts = append(b.mounts, m.Path+" ("+mode+")")
 	}
+	if s.d.name == "runsc" {
+		tmp, err := b.boundTmp(root, plan)
+		if err != nil {
+			return err
+		}
+		binds = append(tmp, binds...)
+	}
 	caAt := b.certificates(root)
 	b.env = s.environment(b.step, len(caAt) > 0)
 	cfg, err := json.Marshal(s.config(b.step, root, binds, b.env, caAt))
@@ -145,6 +152,32 @@ func (b *bundle) attach(m sandbox.Mount, at string) (readOnly bool, err error) {
 	}
 	b.attached = append(b.attached, at)
 	return ro, nil
+}
+
+// boundTmp keeps gVisor from giving a step an empty /tmp of its own memory, which
+// nothing bounds: one in the space is there already.
+func (b *bundle) boundTmp(root string, plan []sandbox.Mount) ([]specs.Mount, error) {
+	for _, m := range plan {
+		if m.Path == "/tmp" || strings.HasPrefix(m.Path, "/tmp/") {
+			return nil, nil
+		}
+	}
+	r, err := os.OpenRoot(root)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	if d, err := r.Open("tmp"); err == nil {
+		defer d.Close()
+		if names, err := d.Readdirnames(1); err == nil && len(names) > 0 {
+			return nil, nil // an image's own files stay visible, and gVisor adds nothing
+		}
+	}
+	tmp := b.s.path("fs", "tmp-"+b.id)
+	if err := b.s.folder(tmp, 0o1777); err != nil {
+		return nil, err
+	}
+	return []specs.Mount{{Destination: "/tmp", Type: "bind", Source: tmp, Options: []string{"bind", "rw", "nosuid", "nodev", "private"}}}, nil
 }
 
 // certificates decides where the host's certificates go in a step of an open
@@ -239,8 +272,8 @@ func (b *bundle) run(ctx context.Context, stdout, stderr io.Writer) (*sandbox.Re
 		result.CPU = time.Duration(u.Utime.Nano() + u.Stime.Nano())
 		result.MaxRSS = u.Maxrss * 1024
 	}
-	if _, err := os.Stat(b.dir("pid")); errors.Is(err, fs.ErrNotExist) && !watch.killed {
-		return nil, b.startError(result)
+	if err := b.notStarted(result); err != nil {
+		return nil, err
 	}
 	return result, nil
 }
@@ -253,32 +286,53 @@ func exitCode(p *os.ProcessState) int {
 	return p.ExitCode()
 }
 
-// startError makes an error of the runtime's log when no process was started.
-func (b *bundle) startError(r *sandbox.Result) error {
-	reason := "the runtime ended without a word"
-	if f, err := os.Open(b.dir("log")); err == nil {
-		defer f.Close()
-		for dec := json.NewDecoder(io.LimitReader(f, 1<<20)); ; {
-			var line struct{ Level, Msg string }
-			if dec.Decode(&line) != nil {
-				break
-			}
-			if line.Level == "error" || line.Level == "fatal" {
-				reason = line.Msg
-			}
-		}
+// ownFault are the words, for which runtimes have no codes, that only a step's
+// own command or folder can cause.
+var ownFault = []string{
+	"exec: ", "executable file not found", "chdir to cwd", "container init: mkdir", // runc
+	"failed to load ", "error finding executable", "process working directory", // runsc
+}
+
+// notStarted returns an error if the step's process never ran. runc writes its
+// pid file when it does; gVisor's names the sandbox, and it tells of a command
+// that cannot be started only in its log.
+func (b *bundle) notStarted(r *sandbox.Result) error {
+	if r.Killed || r.ExitCode == 0 {
+		return nil
+	}
+	reason := b.logged()
+	own := slices.ContainsFunc(ownFault, func(s string) bool { return strings.Contains(reason, s) })
+	if b.hasPID() && (b.s.d.name != "runsc" || !own) {
+		return nil
+	}
+	if own {
+		return &sandbox.StartError{Step: b.step.Name, Reason: reason}
+	}
+	if reason == "" {
+		reason = "the runtime ended without a word"
 	}
 	if r.OOMKilled {
 		reason += " (out of memory: the limit leaves no room to start)"
 	}
-	// The runtime has no codes for it: these are the words for what only the
-	// step's own command, folder or user can cause.
-	for _, own := range []string{"exec: ", "executable file not found", "chdir to cwd", "container init: mkdir"} {
-		if strings.Contains(reason, own) {
-			return &sandbox.StartError{Step: b.step.Name, Reason: reason}
+	return fmt.Errorf("starting: %s", reason)
+}
+
+// logged is the last error in the runtime's log.
+func (b *bundle) logged() (msg string) {
+	f, err := os.Open(b.dir("log"))
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	for dec := json.NewDecoder(io.LimitReader(f, 1<<20)); ; {
+		var line struct{ Level, Msg string }
+		if dec.Decode(&line) != nil {
+			return msg
+		}
+		if line.Level == "error" || line.Level == "fatal" || line.Level == "warning" && strings.HasPrefix(line.Msg, "FATAL ERROR") {
+			msg = line.Msg
 		}
 	}
-	return fmt.Errorf("starting: %s", reason)
 }
 
 // remove undoes prepare. The upper layer goes at once, so that a task's bound is
@@ -299,7 +353,7 @@ func (b *bundle) remove() error {
 	for _, d := range []string{b.dir(), b.s.path("state", b.id)} {
 		errs = append(errs, os.RemoveAll(d))
 	}
-	for _, d := range []string{"upper-", "work-"} {
+	for _, d := range []string{"upper-", "work-", "tmp-"} {
 		// A tree too deep to delete stays in the space's tmpfs, counted, until
 		// the whole of it is unmounted.
 		_ = os.RemoveAll(filepath.Join(b.s.path("fs"), d+b.id))

@@ -162,7 +162,7 @@ func (c *suite) bounds(t *testing.T) {
 		b.sh("true")
 	})
 	t.Run("memory", func(t *testing.T) {
-		if c.d.Host().Cgroups == "none" || c.Emulated {
+		if c.d.Host().Cgroups == "none" {
 			t.Skip("no control groups here")
 		}
 		b := c.open(t, sandbox.SpaceSpec{Limits: limits(0, 256<<20)})
@@ -171,7 +171,7 @@ func (c *suite) bounds(t *testing.T) {
 			t.Errorf("1 GiB with a limit of 256 MiB: %+v", o.Result)
 		}
 		o = b.run(sandbox.StepSpec{Argv: []string{"/bin/sh", "-c", "probe memory 1024; echo still here"}})
-		if !o.OOMKilled || o.Stdout != "still here\n" {
+		if !o.OOMKilled || o.Stdout != "still here\n" && !c.Emulated { // an emulated kernel dies as a whole
 			t.Errorf("a child over the limit: %+v %q", o.Result, o.Stdout)
 		}
 		o = b.run(sandbox.StepSpec{Argv: []string{"probe", "memory", "150"}, MemoryBytes: 100 << 20})

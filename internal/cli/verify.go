@@ -1,0 +1,284 @@
+package cli
+
+import (
+	"context"
+	"crypto"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/spf13/cobra"
+
+	"assay.dev/assay/api"
+	"assay.dev/assay/attest/bundle"
+	"assay.dev/assay/attest/dsse"
+	"assay.dev/assay/attest/intoto"
+	"assay.dev/assay/internal/gate"
+	"assay.dev/assay/internal/home"
+	"assay.dev/assay/store"
+	"assay.dev/assay/store/oci"
+	"assay.dev/assay/verify"
+)
+
+// trustFlags are the flags that say whom to trust.
+type trustFlags struct {
+	keys, observers []string
+	builders        []string
+	trust           string
+}
+
+func (t *trustFlags) add(c *cobra.Command) {
+	f := c.Flags()
+	f.StringArrayVarP(&t.keys, "key", "k", nil, "public key to verify with (repeatable)")
+	f.StringArrayVar(&t.observers, "observer-key", nil, "public key of an observer: a process that builds cannot reach (repeatable)")
+	f.StringArrayVar(&t.builders, "builder", nil, "builder.id, or a prefix ending in /, that --observer-key holds for")
+	f.StringVar(&t.trust, "trust", "", "trust file with keys and their roles (default: trust.json in the home)")
+}
+
+// load collects the keys. A bare --key trusts the key and no more; that its
+// owner is an observer is said by --observer-key or by the trust file, which is
+// this machine's own configuration and not the artifact's word.
+func (t *trustFlags) load(h *home.Home) ([]verify.Key, error) {
+	file, required := t.trust, t.trust != ""
+	if file == "" {
+		file = h.Path("trust.json")
+	}
+	standing, err := verify.LoadTrust(file)
+	if err != nil && (required || !errors.Is(err, fs.ErrNotExist)) {
+		return nil, err
+	}
+	if len(t.keys)+len(t.observers) == 0 {
+		if len(standing) == 0 {
+			return nil, usagef("no key given: use --key FILE, --observer-key FILE or --trust FILE")
+		}
+		return standing, nil
+	}
+	var out []verify.Key
+	for _, p := range t.keys {
+		k, err := verify.LoadPublicKey(p)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range standing {
+			if same, ok := k.Public.(interface{ Equal(crypto.PublicKey) bool }); ok && same.Equal(s.Public) {
+				k.Observer, k.Builders = s.Observer, s.Builders
+			}
+		}
+		out = append(out, k)
+	}
+	for _, p := range t.observers {
+		if len(t.builders) == 0 {
+			return nil, usagef("--observer-key needs --builder: the builder.id (or a prefix ending in /) that this observer speaks for")
+		}
+		k, err := verify.LoadPublicKey(p)
+		if err != nil {
+			return nil, err
+		}
+		k.Observer, k.Builders = true, t.builders
+		out = append(out, k)
+	}
+	return out, nil
+}
+
+// verifier is what the verifying commands share.
+type verifier struct {
+	home      *home.Home
+	config    home.Config
+	keys      []verify.Key
+	transport http.RoundTripper
+}
+
+func (t *trustFlags) verifier() (*verifier, error) {
+	h, cfg, err := findHome()
+	if err != nil {
+		return nil, err
+	}
+	keys, err := t.load(h)
+	if err != nil {
+		return nil, err
+	}
+	rt, err := embedded(h, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &verifier{home: h, config: cfg, keys: keys, transport: rt}, nil
+}
+
+func (v *verifier) image(ctx context.Context, ref string) (*verify.Evidence, error) {
+	g := gate.Gate{Keys: v.keys, Transport: v.transport, Embedded: v.config.Registry}
+	return g.Verify(ctx, ref)
+}
+
+func (a *app) verifyCommand() *cobra.Command {
+	var t trustFlags
+	c := &cobra.Command{
+		Use:   "verify IMAGE",
+		Short: "Verify an image's signatures and attestations, and say who made them",
+		Long: `Finds the signatures and attestations of an image, as cosign's tags and as
+referrers, and verifies them with the keys you trust. Prints what is true and who
+said it; what did not verify is listed with the reason.
+
+Exit codes: 0 verified, 1 not verified or could not be checked, 2 usage.`,
+		Example: "  assay verify localhost:5055/released/yq:v4.47.2 --key $KEY\n  assay verify $IMAGE --key $KEY --output json",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := a.outputIs("text", "json"); err != nil {
+				return err
+			}
+			v, err := t.verifier()
+			if err != nil {
+				return err
+			}
+			e, err := v.image(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return a.printEvidence(e)
+		},
+	}
+	t.add(c)
+	return c
+}
+
+type evidenceJSON struct {
+	Image      string             `json:"image"`
+	Digest     string             `json:"digest"`
+	Signatures []verify.Signature `json:"signatures"`
+	Statements []statementJSON    `json:"statements"`
+	Runs       []string           `json:"runs"`
+	Rejected   []verify.Rejected  `json:"rejected"`
+}
+
+type statementJSON struct {
+	verify.Identity
+	Format        string `json:"format"`
+	PredicateType string `json:"predicateType"`
+	PayloadDigest string `json:"payloadDigest"`
+}
+
+func (a *app) printEvidence(e *verify.Evidence) error {
+	out := evidenceJSON{Image: e.Ref(), Digest: e.Digest(), Signatures: e.Signatures(), Statements: []statementJSON{}, Runs: []string{}, Rejected: e.Rejected()}
+	for _, s := range e.Statements() {
+		out.Statements = append(out.Statements, statementJSON{s.Identity, s.Format, s.PredicateType, s.PayloadDigest})
+	}
+	for _, r := range e.Runs() {
+		out.Runs = append(out.Runs, r.ID)
+	}
+	if a.output == "json" {
+		return a.json(out)
+	}
+	fmt.Fprintf(a.out, "verified  %s\n", out.Image)
+	for _, s := range out.Signatures {
+		fmt.Fprintf(a.out, "  signature    by %s (%s): %s\n", s.KeyName, s.Grade, s.Format)
+	}
+	for _, s := range out.Statements {
+		fmt.Fprintf(a.out, "  attestation  %s by %s (%s): %s\n", s.PredicateType, s.KeyName, s.Grade, s.Reason)
+	}
+	for _, r := range out.Runs {
+		fmt.Fprintf(a.out, "  run          %s\n", r)
+	}
+	for _, r := range out.Rejected {
+		fmt.Fprintf(a.out, "  rejected     %s %s: %s\n", r.Format, r.Digest, r.Reason)
+	}
+	return nil
+}
+
+func (a *app) downloadCommand() *cobra.Command {
+	c := &cobra.Command{Use: "download", Short: "Print evidence as it is stored"}
+	var all bool
+	d := &cobra.Command{
+		Use:   "attestation IMAGE",
+		Short: "Print an image's attestations, one DSSE envelope a line",
+		Long: `Prints the envelopes of cosign's .att tag: an image's provenance. With --all also
+those that are stored as referrers only: its observations. Nothing is verified;
+use assay verify for that.`,
+		Example: "  assay download attestation $IMAGE | jq -r '.payload | @base64d | fromjson | .predicate.buildConfig.tasks[].name'",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			h, cfg, err := findHome()
+			if err != nil {
+				return err
+			}
+			rt, err := embedded(h, cfg)
+			if err != nil {
+				return err
+			}
+			envelopes, err := listEnvelopes(cmd.Context(), args[0], rt, all)
+			if err != nil {
+				return err
+			}
+			if len(envelopes) == 0 {
+				return fmt.Errorf("%s has no attestations", args[0])
+			}
+			for _, e := range envelopes {
+				b, err := json.Marshal(e)
+				if err != nil {
+					return err
+				}
+				if _, err := fmt.Fprintf(a.out, "%s\n", b); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	d.Flags().BoolVar(&all, "all", false, "also what is stored as referrers only")
+	c.AddCommand(d)
+	return c
+}
+
+// listEnvelopes reads envelopes as stored, unverified: the .att tag's, with all
+// also the bundles'. The same payload comes once.
+func listEnvelopes(ctx context.Context, ref string, rt http.RoundTripper, all bool) ([]*dsse.Envelope, error) {
+	_, cfg, err := findHome()
+	if err != nil {
+		return nil, err
+	}
+	if rt, err = gate.Authorized(ctx, ref, rt, cfg.Registry); err != nil {
+		return nil, err
+	}
+	r, err := name.ParseReference(ref)
+	if err != nil {
+		return nil, usagef("%v", err)
+	}
+	st := oci.New(r.Context(), rt, oci.Options{})
+	subject, _, err := st.Resolve(ctx, r.Identifier())
+	if err != nil {
+		return nil, err
+	}
+	items, err := st.List(ctx, subject.Digest)
+	if err != nil {
+		return nil, err
+	}
+	var out []*dsse.Envelope
+	seen := map[string]bool{}
+	for _, it := range items {
+		var env *dsse.Envelope
+		switch {
+		case it.Err != nil:
+			return nil, fmt.Errorf("reading %s: %w", it.Digest, it.Err)
+		case it.Format == store.FormatTag && it.MediaType == api.MediaTypeDSSE:
+			env, err = dsse.Parse(it.Content)
+		case it.Format == store.FormatBundle && all:
+			var b *bundle.Bundle
+			if b, err = bundle.Parse(it.Content); err == nil {
+				env = b.Envelope
+			}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading %s: %w", it.Digest, err)
+		}
+		if env == nil || seen[string(env.Payload)] {
+			continue
+		}
+		seen[string(env.Payload)] = true
+		if st, err := intoto.Parse(env.Payload); err == nil && st.PredicateType == intoto.PredicateImageSignature {
+			continue // an image signature in cosign 3's form
+		}
+		out = append(out, env)
+	}
+	return out, nil
+}
