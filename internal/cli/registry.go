@@ -102,8 +102,15 @@ func runRegistry(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// What executors forward into tasks comes in at a door of its own, where the
+	// executor's user gives no rights.
+	tasks, err := launch.Listen(h.TasksSocket())
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
 	defer stop()
+	go srv.ServeTasks(tasks) //nolint:errcheck // it ends with Serve, whose error is returned
 	launch.Ready()
 	return srv.Serve(l)
 }

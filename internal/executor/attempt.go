@@ -414,6 +414,13 @@ func (a *attempt) runStep(ctx context.Context, i int, s plan.Step) error {
 	e.out <- plan.Event{Step: &running}
 	logs := &logWriter{e: e, task: a.t.Name, step: s.Name}
 	res, err := a.space.Run(stepCtx, spec, logs, logs)
+	var unstartable *sandbox.StartError
+	if errors.As(err, &unstartable) {
+		// As Kubernetes has it: the container ended with StartError and 128.
+		now := e.now()
+		fmt.Fprintf(logs, "assay: %v\n", err)
+		res, err = &sandbox.Result{Started: now, Finished: now, ExitCode: 128}, nil
+	}
 	if err != nil {
 		return fmt.Errorf("running step %s: %w", s.Name, err)
 	}
@@ -427,7 +434,7 @@ func (a *attempt) runStep(ctx context.Context, i int, s plan.Step) error {
 	if s.Script != "" {
 		body.Script = digest([]byte(a.redact(s, s.Script)))
 	}
-	stepErr := a.outcome(ctx, stepCtx, s, res, &body)
+	stepErr := a.outcome(ctx, stepCtx, s, res, unstartable, &body)
 	for _, name := range s.Results {
 		// A step's results are read when its last process is dead: its own pid
 		// namespace is gone, and no other step runs.
@@ -454,7 +461,7 @@ func (a *attempt) runStep(ctx context.Context, i int, s plan.Step) error {
 }
 
 // outcome sets the step's reason and says whether the task goes on.
-func (a *attempt) outcome(ctx, stepCtx context.Context, s plan.Step, res *sandbox.Result, body *observe.StepFinishedBody) error {
+func (a *attempt) outcome(ctx, stepCtx context.Context, s plan.Step, res *sandbox.Result, unstartable *sandbox.StartError, body *observe.StepFinishedBody) error {
 	switch {
 	case res.Killed && ctx.Err() != nil:
 		why := classify(ctx, ctx.Err())
@@ -463,6 +470,8 @@ func (a *attempt) outcome(ctx, stepCtx context.Context, s plan.Step, res *sandbo
 	case res.Killed && stepCtx.Err() != nil:
 		body.Reason = "TimeoutExceeded"
 		return &reason{"Failed", fmt.Sprintf("%q exceeded its timeout of %s", s.Name, s.Timeout)}
+	case unstartable != nil:
+		body.Reason = "StartError"
 	case res.OOMKilled:
 		body.Reason = "OOMKilled"
 	case res.ExitCode != 0:

@@ -21,6 +21,7 @@ import (
 	"assay.dev/assay/internal/home"
 	"assay.dev/assay/internal/launch"
 	"assay.dev/assay/internal/registry"
+	"assay.dev/assay/sandbox/netns"
 	"assay.dev/assay/sandbox/oci"
 )
 
@@ -43,6 +44,10 @@ func MainRun(ctx context.Context) error {
 	if !h.Root {
 		idBase, idSize = 0, 1
 	}
+	proxies, proxyForwards, err := netns.ProxyEnv(os.Environ())
+	if err != nil {
+		return err
+	}
 	state := filepath.Join(c.Scratch, "sandbox")
 	if err := os.Mkdir(state, 0o711); err != nil {
 		return fmt.Errorf("making the sandbox's folder: %w", err)
@@ -50,6 +55,7 @@ func MainRun(ctx context.Context) error {
 	driver, err := oci.New(oci.Options{
 		Runtime: c.Runtime, StateDir: state,
 		IDBase: idBase, IDSize: idSize, Cgroup: groups, Limits: c.Limits,
+		OpenEnv: proxies, OpenForward: proxyForwards,
 	})
 	if err != nil {
 		return err
@@ -88,7 +94,7 @@ func MainRun(ctx context.Context) error {
 		Run: c.Run, Nonce: c.Nonce, Driver: driver,
 		Images: &image.Client{Socket: h.ImagesSocket()}, Tokens: tokens,
 		Transport: tokens.HTTPTransport(), RegistryName: c.Service.Registry, RegistryPort: registryPort,
-		RegistryDial: dialer("unix", h.RegistrySocket()),
+		RegistryDial: dialer("unix", h.TasksSocket()),
 		Forwards:     forwards, Hosts: hosts,
 		Observer: &channel.Client{Socket: h.ObserverSocket()},
 		Scratch:  spool, IDBase: int(idBase), Limits: c.Limits, Host: host,
