@@ -25,8 +25,8 @@ demo: build    ## rebuild yq from a git commit, gate it, release it; then see a 
 test: build    ## the tests
 	@go test ./...
 
-test-all: build ## the tests, the slow suites and the attacks; as root
-	@ASSAY_SLOW=1 go test -timeout 40m ./...
+test-all: build ## the tests, the slow suites, the attacks, the peers; as root
+	@eval "$$(tools/peers)" && ASSAY_SLOW=1 go test -p 2 -timeout 40m ./...
 
 lint: setup    ## vet, format, and the repository's own rules
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
