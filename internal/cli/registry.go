@@ -15,8 +15,8 @@ import (
 	"assay.dev/assay/internal/channel"
 	"assay.dev/assay/internal/confine"
 	"assay.dev/assay/internal/home"
-	"assay.dev/assay/internal/launch"
 	"assay.dev/assay/internal/registry"
+	"assay.dev/assay/internal/service"
 )
 
 func (a *app) registryCommand() *cobra.Command {
@@ -77,11 +77,11 @@ func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 
 // runRegistry is the one process that writes the registry's folder.
 func runRegistry(ctx context.Context) error {
-	var c launch.ServiceConfig
+	var c service.Config
 	if err := confine.Input(&c); err != nil {
 		return err
 	}
-	ctx, cancel := launch.Lifeline(ctx)
+	ctx, cancel := service.Lifeline(ctx)
 	defer cancel()
 	h := &home.Home{Dir: c.Home, Root: c.Root}
 	roles := map[uint32]registry.Role{}
@@ -98,20 +98,20 @@ func runRegistry(ctx context.Context) error {
 		return err
 	}
 	defer srv.Close()
-	l, err := launch.Listen(h.RegistrySocket())
+	l, err := service.Listen(h.RegistrySocket())
 	if err != nil {
 		return err
 	}
 	// What executors forward into tasks comes in at a door of its own, where the
 	// executor's user gives no rights.
-	tasks, err := launch.Listen(h.TasksSocket())
+	tasks, err := service.Listen(h.TasksSocket())
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
 	defer stop()
 	go srv.ServeTasks(tasks) //nolint:errcheck // it ends with Serve, whose error is returned
-	launch.Ready()
+	service.Ready()
 	return srv.Serve(l)
 }
 

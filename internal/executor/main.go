@@ -19,8 +19,8 @@ import (
 	"assay.dev/assay/internal/channel"
 	"assay.dev/assay/internal/confine"
 	"assay.dev/assay/internal/home"
-	"assay.dev/assay/internal/launch"
 	"assay.dev/assay/internal/registry"
+	"assay.dev/assay/internal/service"
 	"assay.dev/assay/sandbox/netns"
 	"assay.dev/assay/sandbox/oci"
 )
@@ -28,7 +28,7 @@ import (
 // MainRun is `assay-executor run`: wired from descriptor 3, commands on
 // standard input, events on standard output.
 func MainRun(ctx context.Context) error {
-	var c launch.ExecutorConfig
+	var c service.Executor
 	if err := confine.Input(&c); err != nil {
 		return err
 	}
@@ -149,14 +149,14 @@ func fileDigest(path string) (string, error) {
 
 // MainImages is `assay-executor images`: the image store as a service.
 func MainImages(ctx context.Context) error {
-	var c launch.ServiceConfig
+	var c service.Config
 	if err := confine.Input(&c); err != nil {
 		return err
 	}
 	if err := confine.Inside(); err != nil {
 		return err
 	}
-	ctx, cancel := launch.Lifeline(ctx)
+	ctx, cancel := service.Lifeline(ctx)
 	defer cancel()
 	h := &home.Home{Dir: c.Home, Root: c.Root}
 	shift := home.StepsInside
@@ -182,11 +182,11 @@ func MainImages(ctx context.Context) error {
 		return err
 	}
 	defer store.Close()
-	l, err := launch.Listen(h.ImagesSocket())
+	l, err := service.Listen(h.ImagesSocket())
 	if err != nil {
 		return err
 	}
-	launch.Ready()
+	service.Ready()
 	if err := image.Serve(ctx, l, store); err != nil && !errors.Is(err, net.ErrClosed) {
 		return err
 	}

@@ -21,7 +21,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,16 +35,8 @@ import (
 	"assay.dev/assay/internal/confine"
 	"assay.dev/assay/internal/home"
 	"assay.dev/assay/internal/registry"
+	"assay.dev/assay/internal/service"
 )
-
-// ServiceConfig is what every service is told on file descriptor 3.
-type ServiceConfig struct {
-	Home     string `json:"home"`
-	Root     bool   `json:"root"`
-	Launcher uint32 `json:"launcher"`
-	Instance string `json:"instance"`
-	Registry string `json:"registry"`
-}
 
 // Session is a home with its services running. One at a time per home.
 type Session struct {
@@ -54,10 +45,10 @@ type Session struct {
 	Log    io.Writer // services' messages
 
 	lock     *os.File
-	services []*service
+	services []*process
 }
 
-type service struct {
+type process struct {
 	name string
 	cmd  *exec.Cmd
 	line *os.File // the lifeline's write end
@@ -97,7 +88,7 @@ func Start(ctx context.Context, h *home.Home, o Options) (_ *Session, err error)
 			s.Close()
 		}
 	}()
-	sc := ServiceConfig{Home: h.Dir, Root: h.Root, Launcher: uint32(os.Geteuid()), Instance: cfg.Instance, Registry: cfg.Registry}
+	sc := service.Config{Home: h.Dir, Root: h.Root, Launcher: uint32(os.Geteuid()), Instance: cfg.Instance, Registry: cfg.Registry}
 	if o.Runs {
 		if err := s.start(ctx, "observer", "assay-observer", []string{"serve"}, home.UIDObserver, sc); err != nil {
 			return nil, err
@@ -191,7 +182,7 @@ func Binary(name string) (string, error) {
 	return p, nil
 }
 
-func (s *Session) start(ctx context.Context, name, binary string, args []string, uid uint32, cfg ServiceConfig) error {
+func (s *Session) start(ctx context.Context, name, binary string, args []string, uid uint32, cfg service.Config) error {
 	path, err := Binary(binary)
 	if err != nil {
 		return err
@@ -216,7 +207,7 @@ func (s *Session) start(ctx context.Context, name, binary string, args []string,
 	return s.run(ctx, name, cmd)
 }
 
-func (s *Session) startImages(ctx context.Context, cfg ServiceConfig) error {
+func (s *Session) startImages(ctx context.Context, cfg service.Config) error {
 	path, err := Binary("assay-executor")
 	if err != nil {
 		return err
@@ -261,7 +252,7 @@ func (s *Session) run(ctx context.Context, name string, cmd *exec.Cmd) error {
 	if err := cmd.Start(); err != nil {
 		return errors.Join(fmt.Errorf("starting the %s: %w", name, err), w.Close())
 	}
-	sv := &service{name: name, cmd: cmd, line: w, done: make(chan struct{})}
+	sv := &process{name: name, cmd: cmd, line: w, done: make(chan struct{})}
 	s.services = append(s.services, sv)
 	ready := make(chan bool, 1)
 	go func() {
@@ -346,33 +337,4 @@ func (t *lockedTail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return string(bytes.TrimSpace(t.b))
-}
-
-// Lifeline returns a context that ends when standard input does: for services.
-func Lifeline(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	go func() {
-		io.Copy(io.Discard, os.Stdin) //nolint:errcheck // its end is all we want
-		cancel()
-	}()
-	return ctx, cancel
-}
-
-// Ready tells the launcher that a service answers.
-func Ready() { fmt.Println("ready") }
-
-// Listen makes a service's socket; one left by a killed predecessor is
-// replaced. Anybody may connect: the peer's credentials decide.
-func Listen(path string) (net.Listener, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("replacing %s: %w", path, err)
-	}
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("listening: %w", err)
-	}
-	if err := os.Chmod(path, 0o666); err != nil {
-		return nil, errors.Join(err, l.Close())
-	}
-	return l, nil
 }

@@ -22,6 +22,7 @@ import (
 	"assay.dev/assay/internal/channel"
 	"assay.dev/assay/internal/confine"
 	"assay.dev/assay/internal/home"
+	"assay.dev/assay/internal/service"
 	"assay.dev/assay/observe"
 )
 
@@ -179,23 +180,18 @@ func (s *Session) keep(id string, r *Result) error {
 
 // workspaces splits --workspace bindings into what the executor binds and what
 // the planner is told.
-type hostFolder struct {
-	Path     string `json:"path"`
-	ReadOnly bool   `json:"readOnly"`
-}
-
 type binding struct {
 	Name string `json:"name"`
 	Host string `json:"host,omitempty"`
 }
 
-func workspaces(in map[string]string) (map[string]hostFolder, []binding, error) {
-	hosts := map[string]hostFolder{}
+func workspaces(in map[string]string) (map[string]service.HostFolder, []binding, error) {
+	hosts := map[string]service.HostFolder{}
 	var out []binding
 	for name, dir := range in {
 		b := binding{Name: name}
 		if dir != "" {
-			f := hostFolder{Path: dir}
+			f := service.HostFolder{Path: dir}
 			f.Path, f.ReadOnly = strings.CutSuffix(dir, ":ro")
 			abs, err := filepath.Abs(f.Path)
 			if err != nil {
@@ -342,19 +338,7 @@ type executor struct {
 	tail     *lockedTail
 }
 
-// ExecutorConfig is what `assay-executor run` is handed on descriptor 3.
-type ExecutorConfig struct {
-	Service ServiceConfig         `json:"service"`
-	Run     string                `json:"run"`
-	Nonce   string                `json:"nonce"`
-	Scratch string                `json:"scratch"`
-	Hosts   map[string]hostFolder `json:"hosts,omitempty"`
-	Forward []string              `json:"forward,omitempty"`
-	Runtime string                `json:"runtime"`
-	Limits  observe.Limits        `json:"limits"`
-}
-
-func (s *Session) startExecutor(ctx context.Context, id string, uid uint32, a *channel.Admitted, hosts map[string]hostFolder, j Job) (*executor, error) {
+func (s *Session) startExecutor(ctx context.Context, id string, uid uint32, a *channel.Admitted, hosts map[string]service.HostFolder, j Job) (*executor, error) {
 	path, err := Binary("assay-executor")
 	if err != nil {
 		return nil, err
@@ -366,8 +350,8 @@ func (s *Session) startExecutor(ctx context.Context, id string, uid uint32, a *c
 		}
 	}
 	scratch := s.Home.Path("run", "x-"+id)
-	input, err := json.Marshal(ExecutorConfig{
-		Service: ServiceConfig{Home: s.Home.Dir, Root: s.Home.Root, Instance: s.Config.Instance, Registry: s.Config.Registry},
+	input, err := json.Marshal(service.Executor{
+		Service: service.Config{Home: s.Home.Dir, Root: s.Home.Root, Instance: s.Config.Instance, Registry: s.Config.Registry},
 		Run:     id, Nonce: a.Nonce, Scratch: scratch, Hosts: hosts, Forward: j.Forwards, Runtime: runtime, Limits: j.Limits,
 	})
 	if err != nil {

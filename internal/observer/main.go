@@ -20,8 +20,8 @@ import (
 	"assay.dev/assay/image"
 	"assay.dev/assay/internal/confine"
 	"assay.dev/assay/internal/home"
-	"assay.dev/assay/internal/launch"
 	"assay.dev/assay/internal/registry"
+	"assay.dev/assay/internal/service"
 	"assay.dev/assay/ledger"
 	"assay.dev/assay/pipeline/bundle"
 	"assay.dev/assay/store"
@@ -30,7 +30,7 @@ import (
 
 // MainServe is `assay-observer serve`.
 func MainServe(ctx context.Context) error {
-	var c launch.ServiceConfig
+	var c service.Config
 	if err := confine.Input(&c); err != nil {
 		return err
 	}
@@ -38,7 +38,7 @@ func MainServe(ctx context.Context) error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("forbidding traces: %w", err)
 	}
-	ctx, cancel := launch.Lifeline(ctx)
+	ctx, cancel := service.Lifeline(ctx)
 	defer cancel()
 	h := &home.Home{Dir: c.Home, Root: c.Root}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
@@ -82,11 +82,11 @@ func MainServe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l, err := launch.Listen(h.ObserverSocket())
+	l, err := service.Listen(h.ObserverSocket())
 	if err != nil {
 		return err
 	}
-	launch.Ready()
+	service.Ready()
 	if err := o.Serve(ctx, l); err != nil && !errors.Is(err, net.ErrClosed) {
 		return err
 	}
