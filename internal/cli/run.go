@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -133,6 +134,9 @@ func (a *app) ran(res *launch.Result, err error) error {
 	default:
 		a.printRan(res)
 	}
+	if errors.Is(err, context.Canceled) {
+		err = errors.New("interrupted; the run was cancelled and recorded")
+	}
 	if err != nil {
 		return err
 	}
@@ -209,6 +213,7 @@ func (v *runView) line(l launch.Line) {
 			}
 			delete(v.running, l.TaskRun)
 			v.finished++
+			v.flush(l.TaskRun + "/")
 			why := ""
 			if l.State != "succeeded" {
 				why = "  " + l.Reason + ": " + l.Message
@@ -263,9 +268,17 @@ func (v *runView) status() {
 
 func (v *runView) done() {
 	v.clear()
-	for key, rest := range v.partial {
-		if len(rest) > 0 {
-			fmt.Fprintf(v.a.err, "[%s] %s\n", strings.ReplaceAll(key, "/", " : "), printable(rest))
+	v.flush("")
+}
+
+// flush prints what steps printed last without an end of line.
+func (v *runView) flush(prefix string) {
+	for _, key := range sortedKeys(v.partial) {
+		rest := v.partial[key]
+		if len(rest) == 0 || !strings.HasPrefix(key, prefix) {
+			continue
 		}
+		fmt.Fprintf(v.a.err, "[%s] %s\n", strings.ReplaceAll(key, "/", " : "), printable(rest))
+		delete(v.partial, key)
 	}
 }

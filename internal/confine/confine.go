@@ -45,6 +45,8 @@ type Spec struct {
 	Scratch string `json:"scratch,omitempty"`
 	// Cgroup is the name of a cgroup to delegate; empty: none.
 	Cgroup string `json:"cgroup,omitempty"`
+	// Open is a file that the child may read wherever it lies: see Opened.
+	Open string `json:"open,omitempty"`
 	// Input is handed to the child on its file descriptor 3.
 	Input json.RawMessage `json:"input"`
 }
@@ -103,6 +105,28 @@ func File(b []byte) (*os.File, error) {
 	return f, nil
 }
 
+// Through makes cmd execute the file at path through a descriptor that is opened
+// here and now. The command's user need not be able to reach the path: a
+// checkout below /root can start processes of other users. Call it when
+// cmd.ExtraFiles is complete; the caller closes the file after Start.
+func Through(cmd *exec.Cmd, path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("opening %s: %w", path, err)
+	}
+	cmd.ExtraFiles = append(cmd.ExtraFiles, f)
+	cmd.Path = inherited(len(cmd.ExtraFiles) - 1)
+	cmd.Args[0] = path
+	cmd.Err = nil
+	return f, nil
+}
+
+// inherited is the path of the i-th of a command's extra files, for itself.
+func inherited(i int) string { return fmt.Sprintf("/proc/self/fd/%d", 3+i) }
+
+// Opened is the path at which a confined child finds Spec.Open.
+func Opened() string { return inherited(1) }
+
 // Input reads what the child was handed.
 func Input(v any) error {
 	f := os.NewFile(3, "input")
@@ -150,18 +174,27 @@ func Main() (int, error) {
 		}
 		env = append(env, cgroupEnv+"="+string(b))
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return 1, fmt.Errorf("finding myself: %w", err)
-	}
 	in, err := File(s.Input)
 	if err != nil {
 		return 1, err
 	}
-	cmd := exec.Command(self, s.Args...)
+	cmd := exec.Command("/proc/self/exe", s.Args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = env
 	cmd.ExtraFiles = []*os.File{in}
+	if s.Open != "" {
+		f, err := os.Open(s.Open)
+		if err != nil {
+			return 1, fmt.Errorf("opening %s: %w", s.Open, err)
+		}
+		defer f.Close()
+		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
+	}
+	self, err := Through(cmd, "/proc/self/exe")
+	if err != nil {
+		return 1, err
+	}
+	defer self.Close()
 	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(s.UID), Size: 1}}
 	if s.Steps != 0 && root {
 		ids = append(ids, syscall.SysProcIDMap{ContainerID: 65536, HostID: int(s.Steps), Size: 65536})

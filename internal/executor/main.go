@@ -2,8 +2,6 @@ package executor
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -53,7 +51,7 @@ func MainRun(ctx context.Context) error {
 		return fmt.Errorf("making the sandbox's folder: %w", err)
 	}
 	driver, err := oci.New(oci.Options{
-		Runtime: c.Runtime, StateDir: state,
+		Runtime: confine.Opened(), Name: runtimeName(c.Runtime), StateDir: state,
 		IDBase: idBase, IDSize: idSize, Cgroup: groups, Limits: c.Limits,
 		OpenEnv: proxies, OpenForward: proxyForwards,
 	})
@@ -83,12 +81,7 @@ func MainRun(ctx context.Context) error {
 	for name, f := range c.Hosts {
 		hosts[name] = HostFolder{Path: f.Path, ReadOnly: f.ReadOnly}
 	}
-	runtimeDigest, err := fileDigest(c.Runtime)
-	if err != nil {
-		return err
-	}
 	host := driver.Host()
-	host.RuntimeDigest = runtimeDigest
 	host.Version = version()
 	return Run(ctx, Config{
 		Run: c.Run, Nonce: c.Nonce, Driver: driver,
@@ -134,17 +127,10 @@ func parseForwards(list []string) ([]Forward, error) {
 	return out, nil
 }
 
-func fileDigest(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", fmt.Errorf("reading the runtime: %w", err)
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", fmt.Errorf("reading the runtime: %w", err)
-	}
-	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
+// runtimeName is what a runtime is called by its file: runsc, runsc-1234abcd.
+func runtimeName(path string) string {
+	name, _, _ := strings.Cut(filepath.Base(path), "-")
+	return name
 }
 
 // MainImages is `assay-executor images`: the image store as a service.

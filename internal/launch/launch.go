@@ -204,6 +204,11 @@ func (s *Session) start(ctx context.Context, name, binary string, args []string,
 	if s.Home.Root {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uid, Gid: uid}
 	}
+	exe, err := confine.Through(cmd, path)
+	if err != nil {
+		return err
+	}
+	defer exe.Close()
 	return s.run(ctx, name, cmd)
 }
 

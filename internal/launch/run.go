@@ -359,7 +359,7 @@ func (s *Session) startExecutor(ctx context.Context, id string, uid uint32, a *c
 	}
 	cmd, err := confine.Command(context.WithoutCancel(ctx), path, confine.Spec{
 		Args: []string{"run"}, UID: uid, Steps: s.steps(), ReadOnly: []string{s.Home.Cache()},
-		Scratch: scratch, Cgroup: "assay-" + id, Input: input,
+		Scratch: scratch, Cgroup: "assay-" + id, Open: runtime, Input: input,
 	})
 	if err != nil {
 		return nil, err
@@ -430,6 +430,11 @@ func (s *Session) plan(ctx context.Context, id string, files *staged, bindings [
 	if s.Home.Root {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: home.UIDPlanner, Gid: home.UIDPlanner}
 	}
+	exe, err := confine.Through(cmd, path)
+	if err != nil {
+		return nil, err
+	}
+	defer exe.Close()
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, err

@@ -252,6 +252,9 @@ func (o *Observer) state(ctx context.Context, s channel.State) (*channel.Stated,
 	if err != nil {
 		return nil, err
 	}
+	if len(stated.Payloads) == 0 {
+		return stated, nil // there was nothing to sign
+	}
 	// Success last: only now is the run signed, and only once.
 	if err := o.cfg.Ledger.Sign(s.Run, ledger.Signing{Payloads: stated.Payloads, Subjects: stated.Subjects}); err != nil {
 		return nil, err

@@ -65,6 +65,9 @@ type Options struct {
 	// Runtime is the path of the runtime's binary. It is read once: what runs is
 	// what Host().RuntimeDigest says, even if the file is replaced.
 	Runtime string
+	// Name is what the runtime is called (runc, crun, runsc), where the file's
+	// name up to its first '-' does not say.
+	Name string
 	// Flags are passed to the runtime before the command, such as --debug,
 	// after those that this package needs.
 	Flags []string
@@ -246,7 +249,10 @@ func (d *Driver) seal() error {
 	if err != nil {
 		return fmt.Errorf("finding runtime: %w", err)
 	}
-	d.name = filepath.Base(path)
+	d.name = d.opts.Name
+	if d.name == "" {
+		d.name, _, _ = strings.Cut(filepath.Base(path), "-")
+	}
 	src, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("reading runtime: %w", err)
