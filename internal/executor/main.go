@@ -160,7 +160,8 @@ func MainImages(ctx context.Context) error {
 				}
 				return nil
 			},
-			Insecure: []string{c.Registry},
+			Insecure: append([]string{c.Registry}, c.Insecure...),
+			Mirrors:  c.Mirrors,
 		},
 		Log: func(line string) { fmt.Fprintln(os.Stderr, "images:", strings.TrimSpace(line)) },
 	})

@@ -15,6 +15,7 @@
 package home
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -92,6 +93,7 @@ func (h *Home) Path(elem ...string) string {
 // Sockets and files that several processes name.
 func (h *Home) ObserverSocket() string { return h.Path("run", "observer", "sock") }
 func (h *Home) RegistrySocket() string { return h.Path("run", "registry", "sock") }
+func (h *Home) TasksSocket() string    { return h.Path("run", "registry", "tasks") }
 func (h *Home) ImagesSocket() string   { return h.Path("run", "images", "sock") }
 func (h *Home) Registry() string       { return h.Path("registry") }
 func (h *Home) Ledger() string         { return h.Path("ledger") }
@@ -136,6 +138,10 @@ type Config struct {
 	Instance string `json:"instance"`
 	// Registry is the name of the embedded registry in references.
 	Registry string `json:"registry"`
+	// Mirrors are tried before a registry when images are pulled: host → hosts.
+	Mirrors map[string][]string `json:"mirrors,omitempty"`
+	// Insecure registries are spoken to in plain http.
+	Insecure []string `json:"insecure,omitempty"`
 }
 
 var instance = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,62}$`)
@@ -150,8 +156,10 @@ func (h *Home) Config() (Config, error) {
 	if err != nil {
 		return c, fmt.Errorf("reading the home's configuration: %w", err)
 	}
-	if err := json.Unmarshal(b, &c); err != nil {
-		return c, fmt.Errorf("parsing %s: %w", h.Path("config.json"), err)
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&c); err != nil {
+		return c, fmt.Errorf("parsing %s: %w; it has instance, registry, mirrors and insecure", h.Path("config.json"), err)
 	}
 	if !instance.MatchString(c.Instance) {
 		return c, fmt.Errorf("%s: instance %q: want lower-case letters, digits, '-' and '.'", h.Path("config.json"), c.Instance)

@@ -88,7 +88,7 @@ func Start(ctx context.Context, h *home.Home, o Options) (_ *Session, err error)
 			s.Close()
 		}
 	}()
-	sc := service.Config{Home: h.Dir, Root: h.Root, Launcher: uint32(os.Geteuid()), Instance: cfg.Instance, Registry: cfg.Registry}
+	sc := service.Config{Home: h.Dir, Root: h.Root, Launcher: uint32(os.Geteuid()), Instance: cfg.Instance, Registry: cfg.Registry, Mirrors: cfg.Mirrors, Insecure: cfg.Insecure}
 	if o.Runs {
 		if err := s.start(ctx, "observer", "assay-observer", []string{"serve"}, home.UIDObserver, sc); err != nil {
 			return nil, err
@@ -227,10 +227,52 @@ func (s *Session) startImages(ctx context.Context, cfg service.Config) error {
 	if err != nil {
 		return err
 	}
-	// Registry credentials of the operator are for pulling, and for this
-	// process only.
-	cmd.Env = os.Environ()
+	docker, err := s.dockerConfig()
+	if err != nil {
+		return err
+	}
+	cmd.Env = append(os.Environ(), "DOCKER_CONFIG="+docker)
 	return s.run(ctx, "images", cmd)
+}
+
+// dockerConfig gives the operator's registry credentials to the image store and
+// to nobody else: a copy of docker's configuration that its user alone can read.
+// Credential helpers are programs of the operator's and stay outside.
+func (s *Session) dockerConfig() (dir string, err error) {
+	from := os.Getenv("DOCKER_CONFIG")
+	if from == "" {
+		u, err := os.UserHomeDir()
+		if err != nil {
+			return "", nil // nobody's home, no credentials
+		}
+		from = filepath.Join(u, ".docker")
+	}
+	dir = s.Home.Path("run", "images", "docker")
+	if err := os.RemoveAll(dir); err != nil {
+		return "", fmt.Errorf("replacing registry credentials: %w", err)
+	}
+	b, err := os.ReadFile(filepath.Join(from, "config.json"))
+	if errors.Is(err, os.ErrNotExist) {
+		return dir, nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("reading registry credentials: %w", err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return "", fmt.Errorf("handing over registry credentials: %w", err)
+	}
+	file := filepath.Join(dir, "config.json")
+	if err := os.WriteFile(file, b, 0o400); err != nil {
+		return "", fmt.Errorf("handing over registry credentials: %w", err)
+	}
+	if s.Home.Root {
+		for _, p := range []string{dir, file} {
+			if err := os.Chown(p, home.UIDImages, home.UIDImages); err != nil {
+				return "", fmt.Errorf("handing over registry credentials: %w", err)
+			}
+		}
+	}
+	return dir, nil
 }
 
 func (s *Session) steps() uint32 {
@@ -308,6 +350,7 @@ func (s *Session) Close() error {
 	}
 	s.services = nil
 	if s.lock != nil {
+		errs = append(errs, os.RemoveAll(s.Home.Path("run", "images", "docker")))
 		errs = append(errs, s.lock.Close())
 		s.lock = nil
 	}

@@ -22,6 +22,9 @@ type Config struct {
 	Launcher uint32 `json:"launcher"`
 	Instance string `json:"instance"`
 	Registry string `json:"registry"`
+	// Mirrors and Insecure are for pulling images; see home.Config.
+	Mirrors  map[string][]string `json:"mirrors,omitempty"`
+	Insecure []string            `json:"insecure,omitempty"`
 }
 
 // Executor is what `assay-executor run` is handed on descriptor 3.
