@@ -11,10 +11,10 @@ import (
 
 // Measures of the picture, in pixels.
 const (
-	boxW, boxH = 300, 74
+	boxW, boxH = 330, 74
 	gapX, gapY = 90, 26
 	margin     = 30
-	maxTitle   = 40 // characters in a box
+	maxText    = 48 // characters in a line of a box
 )
 
 // box is one rectangle of the picture.
@@ -135,11 +135,13 @@ func layout(c *Chain) ([]box, []edge, [][]int) {
 		}
 	}
 	boxes = append(boxes, box{title: "image " + short(c.Image), lines: lines, class: "image"})
-	for _, v := range column {
-		column[image] = max(column[image], v+1)
-	}
 	if from, ok := made[digestIn(c.Image)]; ok {
 		edges = append(edges, edge{from, image})
+		column[image] = column[from] + 1
+	} else {
+		for _, v := range column {
+			column[image] = max(column[image], v+1)
+		}
 	}
 	if c.Verdict != "" {
 		v := len(boxes)
@@ -147,8 +149,16 @@ func layout(c *Chain) ([]box, []edge, [][]int) {
 		edges = append(edges, edge{image, v})
 		column[v] = column[image] + 1
 	}
+	// The image and its verdict come before tasks that only read it.
 	var columns [][]int
-	for i := range boxes {
+	order := make([]int, 0, len(boxes))
+	for i := image; i < len(boxes); i++ {
+		order = append(order, i)
+	}
+	for i := range image {
+		order = append(order, i)
+	}
+	for _, i := range order {
 		for len(columns) <= column[i] {
 			columns = append(columns, nil)
 		}
@@ -174,8 +184,8 @@ func digestIn(ref string) string {
 }
 
 func cut(s string) string {
-	if r := []rune(s); len(r) > maxTitle+8 {
-		return string(r[:maxTitle+7]) + "…"
+	if r := []rune(s); len(r) > maxText {
+		return string(r[:maxText-1]) + "…"
 	}
 	return s
 }
