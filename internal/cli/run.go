@@ -137,6 +137,9 @@ func (a *app) ran(res *launch.Result, err error) error {
 	if errors.Is(err, context.Canceled) {
 		err = errors.New("interrupted; the run was cancelled and recorded")
 	}
+	if err != nil && res.Succeeded && res.Stated == nil {
+		err = fmt.Errorf("%w\nthe run is in the ledger and not signed; when the cause is gone: assay runs attest %s", err, res.Run)
+	}
 	if err != nil {
 		return err
 	}

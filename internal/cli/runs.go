@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"assay.dev/assay/internal/launch"
 	"assay.dev/assay/ledger"
 )
 
@@ -64,6 +65,32 @@ on every reading; a run whose file was altered is listed as corrupt.`,
 			return w.Flush()
 		},
 	}
+	c.AddCommand(&cobra.Command{
+		Use:   "attest RUN",
+		Short: "Attest a run that succeeded and was not signed",
+		Long: `Has the observer state, sign and store what it has not yet for a run that ended
+before, for example since the registry was down. What was stored already is not
+stored twice.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := a.outputIs("text", "json", "yaml"); err != nil {
+				return err
+			}
+			h, _, err := findHome()
+			if err != nil {
+				return err
+			}
+			s, err := launch.Start(cmd.Context(), h, launch.Options{Runs: true, Wait: time.Minute})
+			if err != nil {
+				return err
+			}
+			res, err := s.Attest(cmd.Context(), args[0])
+			if cerr := s.Close(); err == nil {
+				err = cerr
+			}
+			return a.ran(res, err)
+		},
+	})
 	return c
 }
 

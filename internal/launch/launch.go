@@ -88,6 +88,7 @@ func Start(ctx context.Context, h *home.Home, o Options) (_ *Session, err error)
 			s.Close()
 		}
 	}()
+	s.sweep()
 	sc := service.Config{Home: h.Dir, Root: h.Root, Launcher: uint32(os.Geteuid()), Instance: cfg.Instance, Registry: cfg.Registry, Mirrors: cfg.Mirrors, Insecure: cfg.Insecure}
 	if o.Runs {
 		if err := s.start(ctx, "observer", "assay-observer", []string{"serve"}, home.UIDObserver, sc); err != nil {

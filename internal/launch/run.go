@@ -115,7 +115,10 @@ func (s *Session) Run(ctx context.Context, j Job) (*Result, error) {
 	if err != nil {
 		return nil, errors.Join(err, s.Observer().Abandon(context.WithoutCancel(ctx), id, err.Error()))
 	}
-	last, perr := s.plan(ctx, id, plans, bindings, j, ex)
+	defer s.discard(id)
+	wctx, cancel := s.witnessed(ctx)
+	last, perr := s.plan(wctx, id, plans, bindings, j, ex)
+	cancel()
 	xerr := ex.wait()
 	// An executor that never spoke leaves the run open; one that did has ended it.
 	if _, open, err := s.Observer().Executor(context.WithoutCancel(ctx), id); err == nil && open {
@@ -139,20 +142,43 @@ func (s *Session) Run(ctx context.Context, j Job) (*Result, error) {
 	case last == nil || last.Finished == nil:
 		return nil, errors.New("the planner ended without saying how the run ended")
 	}
-	res := &Result{Run: id, Finished: *last.Finished}
-	if err := s.keep(id, res); err != nil {
+	k := kept{Finished: *last.Finished, Specification: last.Specification, Format: j.Format}
+	if err := s.keep(id, k); err != nil {
 		return nil, err
 	}
-	if !res.Succeeded {
-		res.Unsigned = "the run did not succeed"
-		return res, ctx.Err()
+	if !k.Succeeded {
+		return &Result{Run: id, Finished: k.Finished, Unsigned: "the run did not succeed"}, ctx.Err()
 	}
-	st := channel.State{Run: id, Spec: last.Specification, Format: j.Format, Object: res.PipelineRun, Children: res.TaskRuns}
-	if len(res.PipelineRun) == 0 {
-		if len(res.TaskRuns) != 1 {
-			return nil, fmt.Errorf("the planner handed in %d TaskRuns and no PipelineRun", len(res.TaskRuns))
+	return s.state(ctx, id, k)
+}
+
+// Attest states a run that ended before and was not signed, for example since
+// the registry was down: from the objects that were kept, which the observer
+// compares with the facts as it would have then.
+func (s *Session) Attest(ctx context.Context, id string) (*Result, error) {
+	b, err := os.ReadFile(s.Home.Path("runs", filepath.Base(id)+".json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &InputError{fmt.Sprintf("no objects of a run %s were kept here; `assay runs` lists the runs", id)}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the run's objects: %w", err)
+	}
+	var k kept
+	if err := json.Unmarshal(b, &k); err != nil {
+		return nil, fmt.Errorf("reading the run's objects: %w", err)
+	}
+	return s.state(ctx, id, k)
+}
+
+// state has the observer state, sign and store.
+func (s *Session) state(ctx context.Context, id string, k kept) (*Result, error) {
+	res := &Result{Run: id, Finished: k.Finished}
+	st := channel.State{Run: id, Spec: k.Specification, Format: k.Format, Object: k.PipelineRun, Children: k.TaskRuns}
+	if len(k.PipelineRun) == 0 {
+		if len(k.TaskRuns) != 1 {
+			return nil, fmt.Errorf("the planner handed in %d TaskRuns and no PipelineRun", len(k.TaskRuns))
 		}
-		st.Object, st.Children = res.TaskRuns[0], nil
+		st.Object, st.Children = k.TaskRuns[0], nil
 	}
 	stated, err := s.Observer().State(ctx, st)
 	if err != nil {
@@ -165,9 +191,16 @@ func (s *Session) Run(ctx context.Context, j Job) (*Result, error) {
 	return res, nil
 }
 
+// kept is what stays of a run beside the ledger.
+type kept struct {
+	Finished
+	Specification json.RawMessage `json:"specification"`
+	Format        string          `json:"format,omitempty"`
+}
+
 // keep writes the finished objects where people and later commands find them.
-func (s *Session) keep(id string, r *Result) error {
-	b, err := json.MarshalIndent(r.Finished, "", "  ")
+func (s *Session) keep(id string, k kept) error {
+	b, err := json.Marshal(k)
 	if err != nil {
 		return err
 	}
@@ -349,7 +382,7 @@ func (s *Session) startExecutor(ctx context.Context, id string, uid uint32, a *c
 			return nil, err
 		}
 	}
-	scratch := s.Home.Path("run", "x-"+id)
+	scratch := s.scratch(id)
 	input, err := json.Marshal(service.Executor{
 		Service: service.Config{Home: s.Home.Dir, Root: s.Home.Root, Instance: s.Config.Instance, Registry: s.Config.Registry},
 		Run:     id, Nonce: a.Nonce, Scratch: scratch, Hosts: hosts, Forward: j.Forwards, Runtime: runtime, Limits: j.Limits,
@@ -359,7 +392,7 @@ func (s *Session) startExecutor(ctx context.Context, id string, uid uint32, a *c
 	}
 	cmd, err := confine.Command(context.WithoutCancel(ctx), path, confine.Spec{
 		Args: []string{"run"}, UID: uid, Steps: s.steps(), ReadOnly: []string{s.Home.Cache()},
-		Scratch: scratch, Cgroup: "assay-" + id, Open: runtime, Input: input,
+		Scratch: scratch, Cgroup: group(id), Open: runtime, Input: input,
 	})
 	if err != nil {
 		return nil, err

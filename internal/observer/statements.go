@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -66,6 +67,8 @@ func (n *Notary) State(ctx context.Context, rec *ledger.Record, s channel.State)
 	if err != nil {
 		return nil, err
 	}
+	// Manifests only: a blob that somebody pushed is no image.
+	uploads = slices.DeleteFunc(uploads, func(u registry.Upload) bool { return u.MediaType == "" })
 	repo := repository(n.RegistryName, s.Run)
 	c := check(a, repo, uploads)
 	for _, f := range c.failed() {
