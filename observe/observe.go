@@ -50,6 +50,7 @@ type RunOpenedBody struct {
 // Host describes the executor and what its machine lets it enforce.
 type Host struct {
 	Version       string `json:"version"`
+	Digest        string `json:"digest"`        // sha256:… of the executor's own binary
 	Runtime       string `json:"runtime"`       // runc, runsc …
 	RuntimeDigest string `json:"runtimeDigest"` // sha256:… of its binary
 	Kernel        string `json:"kernel"`

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"assay.dev/assay/attest/dsse"
 	"assay.dev/assay/internal/confine"
 	"assay.dev/assay/internal/gate"
+	"assay.dev/assay/internal/home"
 	"assay.dev/assay/internal/launch"
 	"assay.dev/assay/internal/releaser"
 	"assay.dev/assay/policy"
@@ -221,6 +223,17 @@ func (a *app) release(ctx context.Context, g *gate.Gate, v *verifier, j *gate.Ju
 			return nil, err
 		}
 		defer s.Close()
+	}
+	// The destination's credential is for the releaser's user alone.
+	if cred := v.home.Path("releaser", "config.json"); v.home.Root {
+		if err := os.Chown(cred, home.UIDReleaser, home.UIDReleaser); err == nil {
+			err = os.Chmod(cred, 0o400)
+			if err != nil {
+				return nil, fmt.Errorf("closing the destination's credential: %w", err)
+			}
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("giving the destination's credential to the releaser: %w", err)
+		}
 	}
 	order := releaser.Order{
 		Home: v.home.Dir, Root: v.home.Root, Registry: v.config.Registry,

@@ -28,7 +28,7 @@ func (a *app) registryCommand() *cobra.Command {
 		Long: `Serves the embedded registry's folder over http, read-only, until interrupted.
 References name it as it is named here, so its usual address is its name.
 Our own commands need no such server: they open the folder.`,
-		Example: "  assay registry serve &\n  cosign verify --key $KEY --insecure-ignore-tlog $IMAGE",
+		Example: "  assay registry serve &\n  cosign verify --key $KEY --insecure-ignore-tlog --allow-insecure-registry $IMAGE",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			h, cfg, err := findHome()

@@ -2,6 +2,8 @@ package executor
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -83,6 +85,9 @@ func MainRun(ctx context.Context) error {
 	}
 	host := driver.Host()
 	host.Version = version()
+	if host.Digest, err = selfDigest(); err != nil {
+		return err
+	}
 	return Run(ctx, Config{
 		Run: c.Run, Nonce: c.Nonce, Driver: driver,
 		Images: &image.Client{Socket: h.ImagesSocket()}, Tokens: tokens,
@@ -125,6 +130,21 @@ func parseForwards(list []string) ([]Forward, error) {
 		out = append(out, Forward{Port: port, Name: "localhost:" + p, Dial: dialer("tcp", addr)})
 	}
 	return out, nil
+}
+
+// selfDigest identifies this program: releases are told apart by it, whatever
+// version they call themselves.
+func selfDigest() (string, error) {
+	f, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return "", fmt.Errorf("reading myself: %w", err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", fmt.Errorf("reading myself: %w", err)
+	}
+	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // runtimeName is what a runtime is called by its file: runsc, runsc-1234abcd.
