@@ -6,6 +6,7 @@ import (
 	"time"
 
 	v1 "github.com/tektoncd/pipeline/pkg/apis/pipeline/v1"
+	"github.com/tektoncd/pipeline/pkg/pod"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"knative.dev/pkg/apis"
 
@@ -153,6 +154,9 @@ func (x *runner) attemptDone(t *taskRun, d *plan.Done) error {
 	}
 	switch reason := v1.TaskRunReason(d.Reason); reason {
 	case "", v1.TaskRunReasonFailed:
+		if d.Reason != "" && d.Message != "" && t.unexplained() {
+			return x.stopped(t, reason, errors.New(d.Message), finished)
+		}
 		return x.completed(t, d, finished)
 	case v1.TaskRunReasonCancelled:
 		return x.cancelled(t, finished)
@@ -167,6 +171,24 @@ func (x *runner) attemptDone(t *taskRun, d *plan.Done) error {
 		}
 		return x.stopped(t, reason, errors.New(message), finished)
 	}
+}
+
+// unexplained says that the attempt's failure is no step's: one did not come to
+// its end and none ended badly. Read off the steps alone it would look as if
+// the unfinished one had failed, and the executor's message, an input that could
+// not be unpacked or a full disk, would be lost.
+func (t *taskRun) unexplained() bool {
+	unfinished := false
+	for _, step := range t.rendered.Steps {
+		s := t.steps[step.Name]
+		switch {
+		case s.Finished.IsZero() || s.Reason == pod.TerminationReasonSkipped:
+			unfinished = true
+		case s.ExitCode != 0 && !step.Continue || s.Reason == "OOMKilled":
+			return false
+		}
+	}
+	return unfinished
 }
 
 // pullFailed says it of the first step that did not start.

@@ -36,6 +36,8 @@ import (
 // Images makes an image ready on this machine; *image.Client and *image.Store.
 type Images interface {
 	Ensure(ctx context.Context, ref string, p image.Platform) (*image.Image, error)
+	// Recheck is Ensure that replaces unpacked layers which were altered.
+	Recheck(ctx context.Context, ref string, p image.Platform) (*image.Image, error)
 }
 
 // Tokens mints and revokes registry tokens; *registry.Client.
@@ -102,8 +104,11 @@ type Executor struct {
 	layers  map[string]*layerCheck             // guarded by mu; by diff id
 }
 
+// layerCheck is what came of verifying a layer.
 type layerCheck struct {
-	once sync.Once
+	mu   sync.Mutex
+	done bool
+	dir  string
 	err  error
 }
 
@@ -305,7 +310,9 @@ func (e *Executor) failure() error {
 	return e.broken
 }
 
-// layerDirs verifies each layer the first time this run uses it.
+// layerDirs verifies each layer the first time this run uses it. One that was
+// altered on disk is unpacked again, once; if that does not mend it the image is
+// not run.
 func (e *Executor) layerDirs(ctx context.Context, img *image.Image) ([]string, error) {
 	var dirs []string
 	for _, l := range img.Layers {
@@ -316,13 +323,54 @@ func (e *Executor) layerDirs(ctx context.Context, img *image.Image) ([]string, e
 			e.layers[l.DiffID] = c
 		}
 		e.mu.Unlock()
-		c.once.Do(func() { c.err = image.VerifyLayer(ctx, l) })
-		if c.err != nil {
-			return nil, c.err
+		dir, err := c.verify(ctx, l, func() (*image.Image, error) {
+			return e.cfg.Images.Recheck(ctx, img.Pinned(), e.cfg.Platform)
+		})
+		if err != nil {
+			return nil, err
 		}
-		dirs = append(dirs, l.Dir)
+		dirs = append(dirs, dir)
 	}
 	return dirs, nil
+}
+
+// verify is done once a run, unless the task that asked was cancelled meanwhile:
+// the next one asks again.
+func (c *layerCheck) verify(ctx context.Context, l image.Layer, repair func() (*image.Image, error)) (string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.done {
+		return c.dir, c.err
+	}
+	dir, err := verified(ctx, l, repair)
+	if err != nil && ctx.Err() != nil {
+		return "", err
+	}
+	c.done, c.dir, c.err = true, dir, err
+	return dir, err
+}
+
+func verified(ctx context.Context, l image.Layer, repair func() (*image.Image, error)) (string, error) {
+	damage := image.VerifyLayer(ctx, l)
+	if damage == nil {
+		return l.Dir, nil
+	}
+	if ctx.Err() != nil {
+		return "", damage
+	}
+	img, err := repair()
+	if err != nil {
+		return "", fmt.Errorf("%w; unpacking it again: %w", damage, err)
+	}
+	for _, again := range img.Layers {
+		if again.DiffID == l.DiffID {
+			if err := image.VerifyLayer(ctx, again); err != nil {
+				return "", fmt.Errorf("unpacked again: %w; is something writing to the cache?", err)
+			}
+			return again.Dir, nil
+		}
+	}
+	return "", fmt.Errorf("%w; the image has no such layer any more", damage)
 }
 
 func digest(b []byte) string {

@@ -91,20 +91,33 @@ func Start(ctx context.Context, h *home.Home, o Options) (_ *Session, err error)
 	s.sweep()
 	sc := service.Config{Home: h.Dir, Root: h.Root, Launcher: uint32(os.Geteuid()), Instance: cfg.Instance, Registry: cfg.Registry, Mirrors: cfg.Mirrors, Insecure: cfg.Insecure}
 	if o.Runs {
-		if err := s.start(ctx, "observer", "assay-observer", []string{"serve"}, home.UIDObserver, sc); err != nil {
+		ready, err := s.start("observer", "assay-observer", []string{"serve"}, home.UIDObserver, sc)
+		if err == nil {
+			err = ready(ctx)
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
 	if err := s.trust(); err != nil {
 		return nil, err
 	}
-	if err := s.start(ctx, "registry", "assay", []string{"registry", "run"}, home.UIDRegistry, sc); err != nil {
+	// Neither needs the other to start.
+	ready, err := s.start("registry", "assay", []string{"registry", "run"}, home.UIDRegistry, sc)
+	if err != nil {
 		return nil, err
 	}
 	if o.Runs {
-		if err := s.startImages(ctx, sc); err != nil {
+		images, err := s.startImages(ctx, sc)
+		if err == nil {
+			err = images(ctx)
+		}
+		if err != nil {
 			return nil, err
 		}
+	}
+	if err := ready(ctx); err != nil {
+		return nil, err
 	}
 	return s, nil
 }
@@ -183,15 +196,15 @@ func Binary(name string) (string, error) {
 	return p, nil
 }
 
-func (s *Session) start(ctx context.Context, name, binary string, args []string, uid uint32, cfg service.Config) error {
+func (s *Session) start(name, binary string, args []string, uid uint32, cfg service.Config) (ready func(context.Context) error, err error) {
 	path, err := Binary(binary)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	cmd := exec.Command(path, args...)
 	input, err := memfile(cfg)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer input.Close()
 	cmd.ExtraFiles = []*os.File{input}
@@ -207,33 +220,33 @@ func (s *Session) start(ctx context.Context, name, binary string, args []string,
 	}
 	exe, err := confine.Through(cmd, path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer exe.Close()
-	return s.run(ctx, name, cmd)
+	return s.run(name, cmd)
 }
 
-func (s *Session) startImages(ctx context.Context, cfg service.Config) error {
+func (s *Session) startImages(ctx context.Context, cfg service.Config) (ready func(context.Context) error, err error) {
 	path, err := Binary("assay-executor")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	input, err := json.Marshal(cfg)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	cmd, err := confine.Command(context.WithoutCancel(ctx), path, confine.Spec{
 		Args: []string{"images"}, UID: s.Home.User(home.UIDImages), Steps: s.steps(), Input: input,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	docker, err := s.dockerConfig()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	cmd.Env = append(os.Environ(), "DOCKER_CONFIG="+docker)
-	return s.run(ctx, "images", cmd)
+	return s.run("images", cmd)
 }
 
 // dockerConfig gives the operator's registry credentials to the image store and
@@ -283,45 +296,48 @@ func (s *Session) steps() uint32 {
 	return home.UIDSteps
 }
 
-// run starts a service and waits until it says "ready" on its standard output.
-func (s *Session) run(ctx context.Context, name string, cmd *exec.Cmd) error {
+// run starts a service. The returned function waits until it says "ready" on its
+// standard output.
+func (s *Session) run(name string, cmd *exec.Cmd) (ready func(context.Context) error, err error) {
 	r, w, err := os.Pipe()
 	if err != nil {
-		return fmt.Errorf("starting the %s: %w", name, err)
+		return nil, fmt.Errorf("starting the %s: %w", name, err)
 	}
 	defer r.Close()
 	cmd.Stdin = r
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return errors.Join(err, w.Close())
+		return nil, errors.Join(err, w.Close())
 	}
 	var tail lockedTail
 	cmd.Stderr = io.MultiWriter(&tail, s.Log)
 	if err := cmd.Start(); err != nil {
-		return errors.Join(fmt.Errorf("starting the %s: %w", name, err), w.Close())
+		return nil, errors.Join(fmt.Errorf("starting the %s: %w", name, err), w.Close())
 	}
 	sv := &process{name: name, cmd: cmd, line: w, done: make(chan struct{})}
 	s.services = append(s.services, sv)
-	ready := make(chan bool, 1)
+	said := make(chan bool, 1)
 	go func() {
 		line, _ := bufio.NewReader(out).ReadString('\n') //nolint:errcheck // no line is not ready
-		ready <- line == "ready\n"
+		said <- line == "ready\n"
 		io.Copy(io.Discard, out) //nolint:errcheck // until it ends
 		sv.err = cmd.Wait()
 		close(sv.done)
 	}()
-	select {
-	case ok := <-ready:
-		if ok {
-			return nil
+	return func(ctx context.Context) error {
+		select {
+		case ok := <-said:
+			if ok {
+				return nil
+			}
+			<-sv.done
+			return fmt.Errorf("starting the %s: it ended (%v): %s", name, sv.err, tail.String())
+		case <-time.After(30 * time.Second):
+			return fmt.Errorf("starting the %s: not ready after 30 s: %s", name, tail.String())
+		case <-ctx.Done():
+			return ctx.Err()
 		}
-		<-sv.done
-		return fmt.Errorf("starting the %s: it ended (%v): %s", name, sv.err, tail.String())
-	case <-time.After(30 * time.Second):
-		return fmt.Errorf("starting the %s: not ready after 30 s: %s", name, tail.String())
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	}, nil
 }
 
 // Observer is the client of this session's observer.

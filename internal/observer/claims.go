@@ -95,7 +95,8 @@ func (c *claims) failed() []observe.Claim {
 
 // checkOutput: an artifact is this run's when an attempt of the very task that
 // claims it put it into the run's own repository. What the pipeline claims must
-// have been put there by some task of the run.
+// have been put there by a task that says so itself: else one task could have
+// another's upload pass for the run's product.
 func (a *agreed) checkOutput(c hint.Claim, repo string, uploads []registry.Upload) (observe.Knowledge, string) {
 	digest := c.Digest.String()
 	if c.URI != repo {
@@ -105,16 +106,32 @@ func (a *agreed) checkOutput(c hint.Claim, repo string, uploads []registry.Uploa
 		if u.Digest != digest {
 			continue
 		}
-		if c.Where.Kind != "TaskRun" || u.Task == c.Where.Name {
+		if c.Where.Kind == "TaskRun" && u.Task == c.Where.Name || c.Where.Kind != "TaskRun" && a.names(u) {
 			return observe.Checked, fmt.Sprintf("put into the registry by %s, attempt %d", u.Task, u.Attempt)
 		}
 	}
 	for _, u := range uploads {
 		if u.Digest == digest {
-			return observe.Claimed, fmt.Sprintf("it was put into the registry by %s, not by this task", u.Task)
+			return observe.Claimed, fmt.Sprintf("it was put into the registry by %s, which is not who claims it", u.Task)
 		}
 	}
 	return observe.Failed, "this run put no such artifact into the registry"
+}
+
+// names tells whether the task that uploaded something names it in a result, or
+// had it exported as a declared output.
+func (a *agreed) names(u registry.Upload) bool {
+	if u.Kind == registry.KindExport {
+		return true
+	}
+	for _, f := range a.attemptsOf(u.Task) {
+		for _, r := range f.finished.Results {
+			if strings.Contains(r.Value, u.Digest) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // checkGit: a commit is checked when the task that names it handed in a commit

@@ -56,6 +56,7 @@ type Observer struct {
 
 	mu        sync.Mutex
 	streaming map[string]bool // guarded by mu; runs whose executor has connected
+	stating   map[string]bool // guarded by mu; runs about which statements are being made
 }
 
 // New returns an Observer; an incomplete Config is an error.
@@ -68,7 +69,7 @@ func New(cfg Config) (*Observer, error) {
 	default:
 		return nil, fmt.Errorf("observer: unknown key separation %q", cfg.Separation)
 	}
-	return &Observer{cfg: cfg, streaming: map[string]bool{}}, nil
+	return &Observer{cfg: cfg, streaming: map[string]bool{}, stating: map[string]bool{}}, nil
 }
 
 // Serve answers connections until ctx ends or the listener fails.
@@ -244,6 +245,19 @@ func (o *Observer) facts(c *channel.Conn, uid uint32, f channel.Facts, refuse fu
 }
 
 func (o *Observer) state(ctx context.Context, s channel.State) (*channel.Stated, error) {
+	// Two requests at once would both find the run unsigned.
+	o.mu.Lock()
+	busy := o.stating[s.Run]
+	o.stating[s.Run] = true
+	o.mu.Unlock()
+	if busy {
+		return nil, fmt.Errorf("run %s is being stated already", s.Run)
+	}
+	defer func() {
+		o.mu.Lock()
+		delete(o.stating, s.Run)
+		o.mu.Unlock()
+	}()
 	rec, err := o.cfg.Ledger.Signable(s.Run)
 	if err != nil {
 		return nil, err
@@ -331,6 +345,9 @@ func (o *order) check(f observe.Fact) error {
 		var b observe.SourceRefBody
 		if err := strict(f.Body, &b); err != nil {
 			return err
+		}
+		if !o.live[b.Attempt] {
+			return fmt.Errorf("source of %s, which is not running", b.Task)
 		}
 	case observe.RunClosed:
 		var b observe.RunClosedBody

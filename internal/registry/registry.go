@@ -213,6 +213,12 @@ func (s *Server) Serve(l net.Listener) error {
 	})
 }
 
+// ServeTasks accepts connections on behalf of steps until Close: tokens count
+// and nothing else does. Whoever dials for a task is its executor, whose rights
+// (minting tokens, above all) must not pass to the steps behind it, so on this
+// listener peers are nobody. It returns nil after Close.
+func (s *Server) ServeTasks(l net.Listener) error { return s.serve(l, s, nil) }
+
 // ServeReadOnly accepts connections of anyone, for instance on TCP, and lets
 // them read, until Close. It returns nil after Close.
 func (s *Server) ServeReadOnly(l net.Listener) error {

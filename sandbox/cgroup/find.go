@@ -70,6 +70,29 @@ func Find(name string) Root {
 	return l.place(name)
 }
 
+// Discard kills and removes what Delegate or Find made under a name, when the
+// Root that they returned is lost with the process that held it. It is no error
+// if there is nothing.
+func Discard(name string) error {
+	l, err := read()
+	if err != nil {
+		return fmt.Errorf("removing control group %s: %w", name, err)
+	}
+	var errs []error
+	for _, h := range []*hierarchy{l.pids, l.memory, l.unified} {
+		if h == nil {
+			continue
+		}
+		for _, parent := range slices.Compact([]string{h.own, h.mount}) {
+			dir := filepath.Join(parent, name)
+			if _, err := os.Stat(dir); err == nil {
+				errs = append(errs, Root{Pids: dir}.Remove())
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // Remove kills what still lives below r and removes the folders.
 func (r Root) Remove() error {
 	var errs []error
