@@ -169,6 +169,9 @@ func (l *Ledger) recover() error {
 			continue
 		}
 		path := filepath.Join(l.dir, "runs", f.Name())
+		if over(path) {
+			continue // start-up must not grow with what was ever run
+		}
 		if err := cutPartialLine(path); err != nil {
 			return err
 		}
@@ -191,6 +194,34 @@ func (l *Ledger) recover() error {
 		}
 	}
 	return nil
+}
+
+// over tells from the last line alone that a run has ended. It only spares work:
+// whoever reads the run verifies it whole.
+func over(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	const tail = 64 << 10
+	st, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	b := make([]byte, min(st.Size(), tail))
+	if _, err := f.ReadAt(b, st.Size()-int64(len(b))); err != nil {
+		return false
+	}
+	b, whole := bytes.CutSuffix(b, []byte("\n"))
+	if !whole {
+		return false
+	}
+	var e Entry
+	if json.Unmarshal(b[bytes.LastIndexByte(b, '\n')+1:], &e) != nil {
+		return false
+	}
+	return e.Type == typeEnded || e.Type == typeSigned
 }
 
 // cutPartialLine removes what a crash left behind the last newline.
