@@ -146,13 +146,22 @@ func agree(r *run, s channel.State) (*agreed, error) {
 	if uid != s.Run {
 		d.add("the object's uid is %q, the run is %q", uid, s.Run)
 	}
-	if err := sameRun(s.Object, spec.Run); err != nil {
+	// A bare TaskRun takes over its Task's annotations and labels when it is
+	// fetched; a PipelineRun has its Pipeline's before the run is opened.
+	var fetched map[string]string
+	if in.TaskRun != nil && len(spec.Tasks) == 1 {
+		fetched = spec.Tasks[0].Annotations
+	}
+	if err := sameRun(s.Object, spec.Run, in.TaskRun != nil, fetched); err != nil {
 		d = append(d, err)
 	}
 	if ok := condition.IsTrue(); ok != (r.rec.Ending.Outcome == ledger.Succeeded) {
 		d.add("the object says succeeded=%t, the run %s", ok, r.rec.Ending.Outcome)
 	}
 	for _, tr := range taskRuns {
+		if a.runs[tr.Name] != nil {
+			d.add("TaskRun %s was handed in twice", tr.Name)
+		}
 		a.runs[tr.Name] = tr
 		t := specified(spec, tr, in.PipelineRun != nil)
 		if t == nil {
@@ -161,6 +170,12 @@ func agree(r *run, s channel.State) (*agreed, error) {
 		}
 		a.tasks[tr.Name] = t
 		d = append(d, a.compareTaskRun(tr, t)...)
+		if in.PipelineRun != nil {
+			d = append(d, a.compareChild(tr, t)...)
+		}
+	}
+	if in.PipelineRun != nil {
+		d = append(d, a.comparePipeline(in.PipelineRun)...)
 	}
 	for _, f := range r.attempts {
 		if a.runs[f.started.Task] == nil {
@@ -171,28 +186,6 @@ func agree(r *run, s channel.State) (*agreed, error) {
 		return nil, fmt.Errorf("the objects and the facts disagree: %w", errors.Join(d...))
 	}
 	return a, nil
-}
-
-// sameRun compares the object's spec with the one that opened the run.
-func sameRun(object, specified json.RawMessage) error {
-	type named struct {
-		Metadata struct {
-			Name string `json:"name"`
-			UID  string `json:"uid"`
-		} `json:"metadata"`
-		Spec any `json:"spec"`
-	}
-	var a, b named
-	if err := json.Unmarshal(object, &a); err != nil {
-		return fmt.Errorf("decoding the object: %w", err)
-	}
-	if err := json.Unmarshal(specified, &b); err != nil {
-		return fmt.Errorf("decoding the specification: %w", err)
-	}
-	if a.Metadata.Name != b.Metadata.Name || !reflect.DeepEqual(a.Spec, b.Spec) {
-		return fmt.Errorf("%s: its spec is not the one that the run was opened with", a.Metadata.Name)
-	}
-	return nil
 }
 
 func specified(spec *render.Specification, tr *v1.TaskRun, inPipeline bool) *render.SpecifiedTask {
@@ -233,7 +226,10 @@ func (a *agreed) compareTaskRun(tr *v1.TaskRun, t *render.SpecifiedTask) (d disa
 	if !sameSource(tr.Status.Provenance, t.RefSource) {
 		say("provenance.refSource is not that of the specification")
 	}
-	compareResults(say, tr.Status.Results, last.finished.Results)
+	compareResults(say, tr.Status.Results, last.finished.Results, t)
+	if !declarations(tr.Annotations, t.Annotations) {
+		say("its inputs, outputs or network are declared otherwise than by the task")
+	}
 	for i, f := range attempts {
 		// Each attempt saw the number of those before it as context.
 		attempt := tr.DeepCopy()
@@ -288,12 +284,27 @@ func sameSource(p *v1.Provenance, want *v1.RefSource) bool {
 	return reflect.DeepEqual(got, want)
 }
 
-func compareResults(say func(string, ...any), got []v1.TaskRunResult, want []observe.Value) {
+func compareResults(say func(string, ...any), got []v1.TaskRunResult, want []observe.Value, t *render.SpecifiedTask) {
 	values := map[string]string{}
 	for _, v := range want {
 		values[v.Name] = v.Value
 	}
+	types := map[string]v1.ResultsType{}
+	for _, r := range t.Spec.Results {
+		types[r.Name] = r.Type
+		if r.Type == "" {
+			types[r.Name] = v1.ResultsTypeString
+		}
+	}
+	seen := map[string]bool{}
 	for _, r := range got {
+		if seen[r.Name] {
+			say("result %s is there twice", r.Name)
+		}
+		seen[r.Name] = true
+		if types[r.Name] != r.Type || string(r.Type) != string(r.Value.Type) {
+			say("result %s is of type %q, the task declares %q", r.Name, r.Type, types[r.Name])
+		}
 		w, ok := values[r.Name]
 		if !ok {
 			say("result %s was never written", r.Name)
@@ -309,6 +320,11 @@ func compareResults(say func(string, ...any), got []v1.TaskRunResult, want []obs
 		raw, err := json.Marshal(r.Value)
 		if err != nil || json.Unmarshal(raw, &x) != nil || json.Unmarshal([]byte(w), &y) != nil || !reflect.DeepEqual(x, y) {
 			say("result %s is not what was written", r.Name)
+		}
+	}
+	for _, v := range want {
+		if !seen[v.Name] && types[v.Name] != "" {
+			say("result %s was written and is missing", v.Name)
 		}
 	}
 }
@@ -407,10 +423,16 @@ func compareStatus(say func(string, ...any), tr *v1.TaskRun, want *render.Render
 		say("status.taskSpec is missing")
 		return
 	}
-	a, errA := json.Marshal(tr.Status.TaskSpec.Steps)
-	b, errB := json.Marshal(want.Spec.Steps)
-	if errA != nil || errB != nil || string(a) != string(b) {
-		say("status.taskSpec has other steps than the task")
+	if !sameJSON(tr.Status.TaskSpec, want.Spec) {
+		say("status.taskSpec is not the task's")
+	}
+	if len(tr.Status.Steps) > len(want.Steps) {
+		say("status.steps has %d steps, the task %d", len(tr.Status.Steps), len(want.Steps))
+	}
+	for i := len(got); i < len(tr.Status.Steps); i++ {
+		if st := tr.Status.Steps[i]; st.Terminated != nil && st.Terminated.ExitCode == 0 {
+			say("step %s was not run", st.Name)
+		}
 	}
 	for i, s := range got {
 		if i >= len(tr.Status.Steps) {
