@@ -221,6 +221,9 @@ func (o *Observer) facts(c *channel.Conn, uid uint32, f channel.Facts, refuse fu
 	for {
 		var fact observe.Fact
 		if err := c.Read(&fact); err != nil {
+			if !order.opened {
+				lost = "refused or given up before its first step"
+			}
 			return err
 		}
 		if err := order.check(fact); err != nil {
