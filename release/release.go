@@ -65,6 +65,12 @@ func (o Order) Check(now time.Time) error {
 		_, d, _ := strings.Cut(v.Image, "@")
 		judged = append(judged, d)
 	}
+	// What is copied are the first verdict's digests, its own first.
+	if ds := o.Verdicts[0].Digests; len(ds) == 0 {
+		return fmt.Errorf("releasing %s: its verdict names no digests", o.Verdicts[0].Image)
+	} else if ds[0] != judged[0] {
+		return fmt.Errorf("releasing %s: %s was not judged first", o.Verdicts[0].Image, ds[0])
+	}
 	for _, d := range o.Verdicts[0].Digests {
 		if !slices.Contains(judged, d) {
 			return fmt.Errorf("releasing %s: %s belongs to it and was not judged", o.Verdicts[0].Image, d)

@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"assay.dev/assay/internal/home"
+	"assay.dev/assay/internal/launch"
 )
 
 // Exit codes.
@@ -67,7 +68,7 @@ func Main(args []string, in io.Reader, out, errw io.Writer) int {
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errw)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
 	}
@@ -83,7 +84,12 @@ func Main(args []string, in io.Reader, out, errw io.Writer) int {
 	}
 	if e.err != nil {
 		fmt.Fprintf(errw, "assay: %v\n", e.err)
-		if e.code == exitUsage {
+		// A file that is wrong is no question of flags.
+		var in *launch.InputError
+		if e.code == exitUsage && !errors.As(err, &in) {
+			if cmd != nil && cmd.HasParent() {
+				fmt.Fprintf(errw, "assay: usage: %s\n", cmd.UseLine())
+			}
 			fmt.Fprintln(errw, "assay: `assay help` lists the commands, `assay COMMAND --help` explains one")
 		}
 	}
@@ -137,7 +143,24 @@ Exit codes: 0 done or passed, 1 could not be done or checked, 2 wrong usage,
 		a.keyCommand(),
 		a.catalogCommand(),
 	)
+	for _, g := range c.Commands() {
+		if g.HasSubCommands() && !g.Runnable() {
+			group(g)
+		}
+	}
 	return c
+}
+
+// group makes a command that only holds others refuse what is none of them;
+// cobra would print its help and succeed.
+func group(c *cobra.Command) {
+	c.Args = cobra.ArbitraryArgs
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return usagef("unknown command %q for %q", args[0], cmd.CommandPath())
+		}
+		return cmd.Help()
+	}
 }
 
 // outputIs checks --output against what a command can print.

@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -67,6 +70,9 @@ objects as a Tekton controller would have left them.`,
 				}
 				*l.to = n
 			}
+			if err := checkJob(&j); err != nil {
+				return err
+			}
 			h, _, err := findHome()
 			if err != nil {
 				return err
@@ -105,6 +111,38 @@ objects as a Tekton controller would have left them.`,
 	f.Int64Var(&pids, "max-pids", 4096, "bound on the processes of one task")
 	f.BoolVarP(&quiet, "quiet", "q", false, "do not print what steps print")
 	return c
+}
+
+// formats are those that the observer states runs in.
+var formats = []string{"in-toto", "slsa/v1", "slsa/v2alpha3", "slsa/v2alpha4"}
+
+// checkJob refuses flags that would only fail when the run is under way, or,
+// as for the format, when it is over.
+func checkJob(j *launch.Job) error {
+	if !slices.Contains(formats, j.Format) {
+		return usagef("--format %q: want one of %s", j.Format, strings.Join(formats, ", "))
+	}
+	for _, f := range j.Forwards {
+		port, addr, named := strings.Cut(f, "=")
+		if !named {
+			addr = f
+		}
+		_, p, err := net.SplitHostPort(addr)
+		if !named {
+			port = p
+		}
+		n, perr := strconv.Atoi(port)
+		if err != nil || perr != nil || n < 1 || n > 65535 {
+			return usagef("--forward %q: want HOST:PORT or PORT=HOST:PORT", f)
+		}
+	}
+	if j.Runtime == "" {
+		return nil
+	}
+	if st, err := os.Stat(j.Runtime); err != nil || st.IsDir() || st.Mode()&0o111 == 0 {
+		return usagef("--runtime %s: no program is there; name the OCI runtime by its path", j.Runtime)
+	}
+	return nil
 }
 
 // ran prints how a run ended.

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -25,6 +26,8 @@ import (
 
 // maxMembers bounds the images of an index.
 const maxMembers = 256
+
+var sha256Digest = regexp.MustCompile(`^sha256:[a-f0-9]{64}$`)
 
 // Gate judges images.
 type Gate struct {
@@ -146,6 +149,9 @@ func membersOf(manifest []byte) ([]string, error) {
 	for _, d := range m.Manifests {
 		if strings.Contains(d.MediaType, "index") || strings.Contains(d.MediaType, "manifest.list") {
 			return nil, errors.New("the index lists another index, which is not judged: name that one itself")
+		}
+		if !sha256Digest.MatchString(d.Digest) {
+			return nil, fmt.Errorf("the index lists %q, which is no sha256 digest", d.Digest)
 		}
 		out = append(out, d.Digest)
 	}

@@ -20,10 +20,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 
 	"assay.dev/assay/api"
 )
@@ -161,14 +164,33 @@ func (h *Home) Config() (Config, error) {
 	if err := dec.Decode(&c); err != nil {
 		return c, fmt.Errorf("parsing %s: %w; it has instance, registry, mirrors and insecure", h.Path("config.json"), err)
 	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return c, fmt.Errorf("parsing %s: something follows the object", h.Path("config.json"))
+	}
 	if !instance.MatchString(c.Instance) {
 		return c, fmt.Errorf("%s: instance %q: want lower-case letters, digits, '-' and '.'", h.Path("config.json"), c.Instance)
+	}
+	host, port, err := net.SplitHostPort(c.Registry)
+	if n, perr := strconv.Atoi(port); err != nil || perr != nil || host == "" || n < 1 || n > 65535 {
+		return c, fmt.Errorf("%s: registry %q: want host:port, such as %s", h.Path("config.json"), c.Registry, api.DefaultRegistry)
 	}
 	return c, nil
 }
 
-// Make creates the folders that are missing and gives each to its owner.
+// Make creates the folders that are missing and gives each to its owner. With
+// root it fails where the other users cannot pass on the way to the home.
 func (h *Home) Make() error {
+	if h.Root {
+		for dir := filepath.Dir(h.Dir); ; dir = filepath.Dir(dir) {
+			st, err := os.Stat(dir)
+			if err == nil && st.Mode().Perm()&0o001 == 0 {
+				return fmt.Errorf("%s: %s is closed to others (mode %04o), and the observer, the registry and the executors run as users of their own: set %s to a folder that they can reach, such as /var/lib/assay", h.Dir, dir, st.Mode().Perm(), Env)
+			}
+			if dir == filepath.Dir(dir) {
+				break
+			}
+		}
+	}
 	type folder struct {
 		path string
 		uid  uint32

@@ -98,7 +98,7 @@ func (e *InputError) Error() string { return e.Message }
 func (s *Session) Run(ctx context.Context, j Job) (*Result, error) {
 	id := uuid.NewString()
 	uid := s.Home.ExecutorUser(id)
-	hosts, bindings, err := workspaces(j.Workspaces)
+	hosts, bindings, err := workspaces(j.Workspaces, s.Home.Root)
 	if err != nil {
 		return nil, err
 	}
@@ -218,7 +218,7 @@ type binding struct {
 	Host string `json:"host,omitempty"`
 }
 
-func workspaces(in map[string]string) (map[string]service.HostFolder, []binding, error) {
+func workspaces(in map[string]string, others bool) (map[string]service.HostFolder, []binding, error) {
 	hosts := map[string]service.HostFolder{}
 	var out []binding
 	for name, dir := range in {
@@ -233,12 +233,42 @@ func workspaces(in map[string]string) (map[string]service.HostFolder, []binding,
 			if st, err := os.Stat(abs); err != nil || !st.IsDir() {
 				return nil, nil, &InputError{fmt.Sprintf("workspace %s: %s is no folder", name, f.Path)}
 			}
+			if others {
+				if err := reachable(abs); err != nil {
+					return nil, nil, &InputError{fmt.Sprintf("workspace %s: %v", name, err)}
+				}
+			}
 			f.Path, b.Host = abs, "ws-"+name
 			hosts[b.Host] = f
 		}
 		out = append(out, b)
 	}
 	return hosts, out, nil
+}
+
+// reachable says whether users other than the folder's owner can get to it: the
+// executor has a user of its own, and root's rights end at its namespace.
+func reachable(dir string) error {
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return err
+	}
+	for at := real; ; at = filepath.Dir(at) {
+		st, err := os.Stat(at)
+		if err != nil {
+			return err
+		}
+		want := fs.FileMode(0o001)
+		if at == real {
+			want = 0o005
+		}
+		if st.Mode().Perm()&want != want {
+			return fmt.Errorf("%s has mode %04o, which lets no other user in, and steps run as other users: use a folder outside of it, or chmod o+rx", at, st.Mode().Perm())
+		}
+		if at == filepath.Dir(at) {
+			return nil
+		}
+	}
 }
 
 // staged are the user's files where the planner, which has no right to the

@@ -62,7 +62,8 @@ func reference(ctx context.Context) ([]byte, error) {
 			if s.Hidden || s.Name() == "help" {
 				continue
 			}
-			if s.Runnable() {
+			// A command that only holds others runs to refuse what is none of them.
+			if s.Runnable() && (!s.HasSubCommands() || s.Example != "") {
 				if err := describe(ctx, &b, s); err != nil {
 					return err
 				}

@@ -37,9 +37,9 @@ var build struct {
 	err error
 }
 
-// Binaries are built by `make build`; tests only check that they are there and
-// not older than what they test would have them.
-func binaries(t testing.TB) string {
+// Binaries returns the folder with the programs: ASSAY_BIN, or bin/ after a
+// `make build`, which is quick when nothing changed.
+func Binaries(t testing.TB) string {
 	t.Helper()
 	if dir := os.Getenv("ASSAY_BIN"); dir != "" {
 		return dir
@@ -65,7 +65,7 @@ func New(t testing.TB) *Rig {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: processes get users of their own; `make test-all` as root, or CI, runs it")
 	}
-	r := &Rig{T: t, Bin: binaries(t)}
+	r := &Rig{T: t, Bin: Binaries(t)}
 	// Not t.TempDir: the processes' users must be able to pass through.
 	dir, err := os.MkdirTemp("", "assay-test-")
 	if err != nil {

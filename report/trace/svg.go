@@ -145,7 +145,7 @@ func layout(c *Chain) ([]box, []edge, [][]int) {
 	}
 	if c.Verdict != "" {
 		v := len(boxes)
-		boxes = append(boxes, box{title: "verdict: " + c.Verdict, lines: []string{"policy " + clean(c.Policy)}, class: c.Verdict})
+		boxes = append(boxes, box{title: "verdict: " + c.Verdict, lines: []string{"policy " + clean(c.Policy)}, class: verdictClass(c.Verdict)})
 		edges = append(edges, edge{image, v})
 		column[v] = column[image] + 1
 	}
@@ -190,9 +190,18 @@ func cut(s string) string {
 	return s
 }
 
+// verdictClass is a class of the style sheet, whatever the verdict says.
+func verdictClass(v string) string {
+	if v == "pass" || v == "fail" {
+		return v
+	}
+	return "unchecked"
+}
+
+// esc makes text of any string: nothing in it is markup or a control character.
 func esc(s string) string {
 	var b strings.Builder
-	if err := xml.EscapeText(&b, []byte(s)); err != nil {
+	if err := xml.EscapeText(&b, []byte(clean(s))); err != nil {
 		return ""
 	}
 	return b.String()

@@ -156,7 +156,11 @@ func referrers(t observe.Tree) string {
 	if len(t.Manifests) < 2 {
 		return ""
 	}
-	return fmt.Sprintf(" with %d referrers (bill of materials)", len(t.Manifests)-1)
+	n, many := len(t.Manifests)-1, "s"
+	if n == 1 {
+		many = ""
+	}
+	return fmt.Sprintf(" with %d referrer%s (bill of materials)", n, many)
 }
 
 func draw(b *strings.Builder, kids []*node, indent string) {
