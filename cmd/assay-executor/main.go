@@ -2,6 +2,7 @@
 // It is started by the launcher, not by people:
 //
 //	assay-executor confine   the parent that makes the user namespace
+//	assay-executor hold      keeps a user namespace until confine has opened it
 //	assay-executor run       one run, between planner and observer
 //	assay-executor images    the image store
 package main
@@ -30,6 +31,8 @@ func run() int {
 	signal.Ignore(syscall.SIGPIPE)
 	code, err := 0, error(nil)
 	switch os.Args[1] {
+	case "hold":
+		confine.Hold()
 	case "confine":
 		stop()
 		code, err = confine.Main()

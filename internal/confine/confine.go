@@ -41,6 +41,9 @@ type Spec struct {
 	Steps uint32 `json:"steps"`
 	// ReadOnly folders cannot be written by the child or anything below it.
 	ReadOnly []string `json:"readOnly,omitempty"`
+	// Shared folders belong, for the child, to the steps' root instead of their
+	// owner; see share.
+	Shared []string `json:"shared,omitempty"`
 	// Scratch is made for the child, and removed with all its content after it.
 	Scratch string `json:"scratch,omitempty"`
 	// Cgroup is the name of a cgroup to delegate; empty: none.
@@ -151,6 +154,11 @@ func Main() (int, error) {
 	if root {
 		if err := lockReadOnly(s.ReadOnly); err != nil {
 			return 1, err
+		}
+		for _, dir := range s.Shared {
+			if err := share(dir, s.Steps); err != nil {
+				return 1, err
+			}
 		}
 	}
 	if s.Scratch != "" {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -412,6 +413,12 @@ func (s *Session) startExecutor(ctx context.Context, id string, uid uint32, a *c
 			return nil, err
 		}
 	}
+	var shared []string
+	for _, h := range hosts {
+		if !slices.Contains(shared, h.Path) {
+			shared = append(shared, h.Path)
+		}
+	}
 	scratch := s.scratch(id)
 	input, err := json.Marshal(service.Executor{
 		Service: service.Config{Home: s.Home.Dir, Root: s.Home.Root, Instance: s.Config.Instance, Registry: s.Config.Registry},
@@ -422,7 +429,7 @@ func (s *Session) startExecutor(ctx context.Context, id string, uid uint32, a *c
 	}
 	cmd, err := confine.Command(context.WithoutCancel(ctx), path, confine.Spec{
 		Args: []string{"run"}, UID: uid, Steps: s.steps(), ReadOnly: []string{s.Home.Cache()},
-		Scratch: scratch, Cgroup: group(id), Open: runtime, Input: input,
+		Scratch: scratch, Cgroup: group(id), Open: runtime, Shared: shared, Input: input,
 	})
 	if err != nil {
 		return nil, err

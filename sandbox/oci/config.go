@@ -139,6 +139,7 @@ func (s *space) config(step sandbox.StepSpec, root string, binds []specs.Mount, 
 	for _, at := range caAt {
 		mounts = append(mounts, file(s.d.ca, at))
 	}
+	filter, _ := s.seccomp()
 	oom := 500 // when the whole machine is short of memory, steps go first
 	return &specs.Spec{
 		Version:  "1.0.2", // the oldest that has all this: every runtime takes it
@@ -160,7 +161,7 @@ func (s *space) config(step sandbox.StepSpec, root string, binds []specs.Mount, 
 				{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.MountNamespace},
 				{Type: specs.UserNamespace}, {Type: specs.CgroupNamespace}, {Type: specs.NetworkNamespace, Path: s.net.Path()},
 			},
-			Seccomp:           s.d.seccomp,
+			Seccomp:           filter,
 			RootfsPropagation: "private",
 			MaskedPaths:       maskedPaths,
 			ReadonlyPaths:     readOnlyPaths,

@@ -105,17 +105,19 @@ const (
 
 // Driver runs steps with one runtime. It implements sandbox.Driver.
 type Driver struct {
-	opts    Options
-	host    observe.Host
-	name    string
-	exe     *os.File // the runtime's sealed copy, nil if it is a file
-	exePath string
-	lock    *os.File
-	seccomp *specs.LinuxSeccomp
-	digest  string // of seccomp
-	runtime *cgroup.Group
-	ca      string // path on this machine or ""
-	rlimits []specs.POSIXRlimit
+	opts         Options
+	host         observe.Host
+	name         string
+	exe          *os.File // the runtime's sealed copy, nil if it is a file
+	exePath      string
+	lock         *os.File
+	seccomp      *specs.LinuxSeccomp
+	digest       string // of seccomp
+	strict       *specs.LinuxSeccomp
+	strictDigest string // of strict
+	runtime      *cgroup.Group
+	ca           string // path on this machine or ""
+	rlimits      []specs.POSIXRlimit
 
 	mu   sync.Mutex      // guards open
 	open map[string]bool // ids of spaces
@@ -153,6 +155,9 @@ func New(opts Options) (_ *Driver, err error) {
 		return nil, err
 	}
 	if d.seccomp, d.digest, err = profile(); err != nil {
+		return nil, err
+	}
+	if d.strict, d.strictDigest, err = withoutSetID(d.seccomp); err != nil {
 		return nil, err
 	}
 	if d.ca, err = caBundle(opts.CABundle); err != nil {

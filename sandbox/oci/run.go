@@ -232,7 +232,8 @@ func (b *bundle) run(ctx context.Context, stdout, stderr io.Writer) (*sandbox.Re
 		defer into.Close()
 		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(into.Fd())
 	}
-	result := &sandbox.Result{Argv: b.step.Argv, Env: b.env, Seccomp: s.d.digest, Mounts: b.mounts}
+	_, filter := s.seccomp()
+	result := &sandbox.Result{Argv: b.step.Argv, Env: b.env, Seccomp: filter, Mounts: b.mounts}
 	if b.step.UID == 0 {
 		result.Capabilities = capabilities
 	}

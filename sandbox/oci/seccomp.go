@@ -11,7 +11,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// seccompJSON is the one profile that every step runs under: a list of the
+// seccompJSON is the profile that every step runs under (setid.go makes it
+// stricter where a folder of this machine is shared): a list of the
 // system calls that programs which build software make; all others fail with
 // EPERM. It is data in the form of the OCI runtime specification plus a comment
 // per rule.
@@ -51,10 +52,18 @@ func profile() (*specs.LinuxSeccomp, string, error) {
 		return nil, "", fmt.Errorf("making seccomp profile: %w", err)
 	}
 	p.Architectures = []specs.Arch{arch}
-	b, err := json.Marshal(p)
+	digest, err := profileDigest(&p)
 	if err != nil {
 		return nil, "", fmt.Errorf("making seccomp profile: %w", err)
 	}
+	return &p, digest, nil
+}
+
+func profileDigest(p *specs.LinuxSeccomp) (string, error) {
+	b, err := json.Marshal(p)
+	if err != nil {
+		return "", err
+	}
 	sum := sha256.Sum256(b)
-	return &p, "sha256:" + hex.EncodeToString(sum[:]), nil
+	return "sha256:" + hex.EncodeToString(sum[:]), nil
 }
