@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"assay.dev/assay/sbom"
 	"assay.dev/assay/task/gitclone"
 	"assay.dev/assay/task/gomod"
 	"assay.dev/assay/task/unicheck"
@@ -159,6 +160,7 @@ func loginFor(list, repo string) (user, password string, err error) {
 
 func runPrefetch(ctx context.Context, env Env, args []string) error {
 	f := newFlags(env, "prefetch")
+	res := f.results()
 	input := f.String("input", "", `what to fetch, such as {"type": "gomod", "path": "."}`)
 	source := f.need("source", "folder of the source")
 	out := f.need("output", "folder for what was fetched")
@@ -182,15 +184,19 @@ func runPrefetch(ctx context.Context, env Env, args []string) error {
 	if err != nil {
 		return err
 	}
-	n := 0
+	purls := []string{}
 	for _, m := range mods {
 		if m.Sum != "" {
-			n++
+			purls = append(purls, sbom.GoPURL(m.Path, m.Version))
 			fmt.Fprintf(env.Stdout, "%s %s %s\n", m.Path, m.Version, m.Sum)
 		}
 	}
-	fmt.Fprintf(env.Stdout, "%d modules fetched, each as go.sum pins it\n", n)
-	return nil
+	fmt.Fprintf(env.Stdout, "%d modules fetched, each as go.sum pins it\n", len(purls))
+	data, err := json.Marshal(purls)
+	if err != nil {
+		return fmt.Errorf("writing MODULES: %w", err)
+	}
+	return res.write(result{"MODULES", string(data)})
 }
 
 // testOutput is Konflux's TEST_OUTPUT.

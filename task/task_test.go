@@ -70,7 +70,7 @@ func (s *step) run(want int, args ...string) string {
 	s.t.Helper()
 	// Flags have to precede positional arguments.
 	cmd := exec.Command(program, append([]string{args[0], "--results=" + s.results}, args[1:]...)...)
-	if args[0] == "apply-tags" || args[0] == "show-sbom" || args[0] == "prefetch" {
+	if args[0] == "apply-tags" || args[0] == "show-sbom" {
 		cmd = exec.Command(program, args...)
 	}
 	cmd.Env = s.env

@@ -23,10 +23,14 @@ func TestPrefetchExampleYQ(t *testing.T) {
 	}
 	before := read(t, filepath.Join(source, "go.sum"))
 	dir := t.TempDir()
-	out := newStep(t).run(0, "prefetch", "--input=gomod", "--goproxy=file://"+cache, "--goroot="+goEnv(t, "GOROOT"),
+	step := newStep(t)
+	out := step.run(0, "prefetch", "--input=gomod", "--goproxy=file://"+cache, "--goroot="+goEnv(t, "GOROOT"),
 		"--source="+source, "--output="+filepath.Join(dir, "out"), "--work="+filepath.Join(dir, "work"))
 	if !strings.Contains(out, "github.com/mikefarah/yq/v4 v4.47.2 h1:") {
 		t.Errorf("prefetch says %s", out)
+	}
+	if got := step.result("MODULES"); !strings.Contains(got, `"pkg:golang/github.com/mikefarah/yq/v4@v4.47.2"`) {
+		t.Errorf("modules %s", got)
 	}
 	doc, err := sbom.ReadSPDX([]byte(read(t, filepath.Join(dir, "out", "bom.json"))))
 	if err != nil {
