@@ -37,7 +37,7 @@ type Spec struct {
 	// UID is the host user (and group) that the child's root is.
 	UID uint32 `json:"uid"`
 	// Steps is the first host user of the 65536 that the child sees from 65536
-	// on; 0: none, the child has one user only.
+	// on; 0: none, the child has one user only, as without root.
 	Steps uint32 `json:"steps"`
 	// ReadOnly folders cannot be written by the child or anything below it.
 	ReadOnly []string `json:"readOnly,omitempty"`
@@ -85,7 +85,7 @@ func Command(ctx context.Context, binary string, s Spec) (*exec.Cmd, error) {
 	cmd.ExtraFiles = []*os.File{f}
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if os.Geteuid() == 0 {
+	if s.Steps != 0 {
 		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNS
 	}
 	return cmd, nil
@@ -150,7 +150,7 @@ func Main() (int, error) {
 	if err := Input(&s); err != nil {
 		return 1, err
 	}
-	root := os.Geteuid() == 0
+	root := s.Steps != 0
 	if root {
 		if err := lockReadOnly(s.ReadOnly); err != nil {
 			return 1, err

@@ -27,6 +27,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 
 	"assay.dev/assay/api"
 )
@@ -66,6 +67,10 @@ type Home struct {
 // not exist.
 func Find() (*Home, error) {
 	root := os.Geteuid() == 0
+	if root && !mapped() {
+		// Root of a container that maps fewer users: one user is all there is.
+		root = false
+	}
 	dir := os.Getenv(Env)
 	if dir == "" {
 		switch {
@@ -86,6 +91,24 @@ func Find() (*Home, error) {
 		return nil, fmt.Errorf("resolving %s: %w", Env, err)
 	}
 	return &Home{Dir: dir, Root: root}, nil
+}
+
+// mapped says whether the users of our processes exist in this user namespace.
+func mapped() bool {
+	b, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return true // no such file, no user namespaces
+	}
+	for line := range strings.Lines(string(b)) {
+		var inside, outside, size int64
+		if _, err := fmt.Sscan(line, &inside, &outside, &size); err != nil {
+			continue
+		}
+		if inside <= uidBase && inside+size >= UIDSteps+StepsSize {
+			return true
+		}
+	}
+	return false
 }
 
 // Path joins below the folder.
