@@ -24,7 +24,7 @@ import (
 func TestEnsure(t *testing.T) {
 	needRoot(t)
 	r := newRig(t)
-	owned := file("work/file", "hello")
+	owned := file("app/file", "hello")
 	owned.Uid, owned.Gid, owned.Mode = 1000, 100, 0o640
 	suid := file("bin/su", "x")
 	suid.Mode = 0o4755
@@ -34,8 +34,8 @@ func TestEnsure(t *testing.T) {
 	capable.PAXRecords = map[string]string{"SCHILY.xattr.user.overlay.opaque": "y", "SCHILY.xattr.security.capability": "x"}
 	null := entry{Header: tar.Header{Typeflag: tar.TypeChar, Name: "dev/null", Devmajor: 1, Devminor: 3}}
 	ref := r.push(t, "app", makeImage(t, archive(t,
-		dir("./"), dir("work/"), owned, suid, capable, sticky, null,
-		link("out", "/etc/shadow"), hardlink("work/same", "/work/file"), file("/abs", "a"), file("deep/er/x", ""))))
+		dir("./"), dir("app/"), owned, suid, capable, sticky, null,
+		link("out", "/etc/shadow"), hardlink("app/same", "/app/file"), file("/abs", "a"), file("deep/er/x", ""))))
 	d := t.TempDir()
 	s, log := openStore(t, r, d, func(o *image.Options) { o.IDShift = 65536 })
 	img, err := s.Ensure(context.Background(), ref, amd64)
@@ -91,9 +91,9 @@ func TestEnsure(t *testing.T) {
 		"/deep/er/x": {"-rw-r--r--", z, z, 1000, 0},
 		"/out":       {"Lrwxrwxrwx", z, z, 1000, 0},
 		"/tmp":       {"dtrwxrwxrwx", z, z, 1000, 0},
-		"/work":      {"drwxr-xr-x", z, z, 1000, 0},
-		"/work/file": {"-rw-r-----", z + 1000, z + 100, 1000, 5},
-		"/work/same": {"-rw-r-----", z + 1000, z + 100, 1000, 5},
+		"/app":       {"drwxr-xr-x", z, z, 1000, 0},
+		"/app/file":  {"-rw-r-----", z + 1000, z + 100, 1000, 5},
+		"/app/same":  {"-rw-r-----", z + 1000, z + 100, 1000, 5},
 	}, got); diff != "" {
 		t.Error(diff)
 	}
