@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -129,7 +130,7 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, t target) *refusa
 			return no
 		}
 	}
-	s.store.ServeHTTP(&out, in)
+	s.hand(&out, in, t)
 	if no := g.refused(); no != nil && out.status != http.StatusCreated {
 		return no
 	}
@@ -140,6 +141,47 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, t target) *refusa
 	}
 	out.send(w)
 	return nil
+}
+
+// hand lets olareg do a request. It keeps what arrived of an upload that it
+// could not take to its end, disk full or client gone, for an hour; here such an
+// upload is over, and its bytes go at once.
+func (s *Server) hand(out *answer, in *http.Request, t target) {
+	session := in.URL
+	switch {
+	case t.op == opUploads && in.URL.Query().Has("digest"):
+		// An upload in one request becomes a begin and an end, to know its session.
+		q := in.URL.Query()
+		digest := q.Get("digest")
+		q.Del("digest")
+		begin := in.Clone(in.Context())
+		begin.URL.RawQuery, begin.Body, begin.ContentLength = q.Encode(), http.NoBody, 0
+		begin.Header.Del("Content-Length")
+		var begun answer
+		s.store.ServeHTTP(&begun, begin)
+		location, err := url.Parse(begun.header.Get("Location"))
+		if begun.status != http.StatusAccepted || err != nil {
+			*out = begun
+			return
+		}
+		end := in.Clone(in.Context())
+		end.Method, end.Body, end.ContentLength = http.MethodPut, in.Body, in.ContentLength
+		q = location.Query()
+		q.Set("digest", digest)
+		location.RawQuery = q.Encode()
+		end.URL, session = location, location
+		s.store.ServeHTTP(out, end)
+	case t.op == opUpload && in.Method != http.MethodDelete:
+		s.store.ServeHTTP(out, in)
+	default:
+		s.store.ServeHTTP(out, in)
+		return
+	}
+	if out.status >= http.StatusInternalServerError {
+		cancel := in.Clone(context.WithoutCancel(in.Context()))
+		cancel.Method, cancel.URL, cancel.Body, cancel.ContentLength = http.MethodDelete, session, http.NoBody, 0
+		s.store.ServeHTTP(new(answer), cancel)
+	}
 }
 
 var errStore = refuse(http.StatusInternalServerError, "UNKNOWN", "what was sent could not be kept; see to the disk of the registry and push again")
