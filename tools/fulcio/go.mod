@@ -1,0 +1,3 @@
+module assay.dev/assay/tools/fulcio
+
+go 1.26.0

@@ -1,0 +1,4 @@
+module assay.dev/assay/tools/openbao
+
+go 1.26.0
+
