@@ -64,19 +64,24 @@ func (g *gitHint) claim(h *Hints, w Where) {
 	case !g.hasURL && !g.hasComm:
 		return
 	case g.commit == "" && g.url == "":
-		r.malformed(GitCommit, "names neither a repository nor a commit")
+		r.malformed(GitCommit, "names neither a repository nor a commit", "write the commit id and the repository's URL, both as strings")
 		return
 	case g.commit == "":
-		r.malformed(GitURL, "names a repository without a commit; "+GitCommit+" is missing, empty or no string")
+		r.malformed(GitURL, "names a repository without a commit; "+GitCommit+" is missing, empty or no string", "give "+GitCommit+" as well, a string")
 		return
 	case g.url == "":
-		r.malformed(GitCommit, "names a commit without a repository; "+GitURL+" is missing, empty or no string")
+		effect := Misread // as the repository git+.git
+		if g.needURL {
+			effect = Dropped
+		}
+		r.fault(effect, GitCommit, "names a commit without a repository; "+GitURL+" is missing, empty or no string", "give "+GitURL+" as well, a string")
 		if g.needURL {
 			return
 		}
 	case len(g.commit) != 40 || !lowerHex(g.commit):
 		// Still a claim: upstream labels whatever stands here sha1.
-		r.malformed(GitCommit, "is no SHA-1 commit id of 40 lower-case hex characters")
+		r.misread(GitCommit, "is no SHA-1 commit id of 40 lower-case hex characters",
+			"write what git rev-parse prints, not a branch or tag, without the line's end; ids of SHA-256 repositories have no hint")
 	}
 	results := make([]string, 0, 2)
 	if g.hasURL {

@@ -26,6 +26,7 @@
 package hint
 
 import (
+	"slices"
 	"strings"
 
 	v1 "github.com/tektoncd/pipeline/pkg/apis/pipeline/v1"
@@ -109,6 +110,8 @@ type Malformed struct {
 	Where
 	Result string // name of the result or parameter
 	Reason string
+	Remedy string // what its author should do
+	Effect Effect
 }
 
 // Hints are the hints of one set of results. Each list has upstream's order.
@@ -155,8 +158,12 @@ func OfTaskRun(tr *v1.TaskRun) Hints {
 }
 
 // OfSteps reads what the steps' StepActions wrote, one Hints per step of
-// status.steps. The halves of a pair must come from the same step.
+// status.steps, or nil if no step wrote anything. The halves of a pair must come
+// from the same step.
 func OfSteps(tr *v1.TaskRun) []Hints {
+	if !slices.ContainsFunc(tr.Status.Steps, func(s v1.StepState) bool { return len(s.Results) > 0 }) {
+		return nil
+	}
 	out := make([]Hints, len(tr.Status.Steps))
 	for i := range tr.Status.Steps {
 		step := &tr.Status.Steps[i]
@@ -176,10 +183,7 @@ func OfSteps(tr *v1.TaskRun) []Hints {
 // OfPipelineRun reads the PipelineRun's own results and git parameters.
 func OfPipelineRun(pr *v1.PipelineRun) Hints {
 	w := Where{Kind: "PipelineRun", Name: pr.Name}
-	results := make([]result, len(pr.Status.Results))
-	for i := range pr.Status.Results {
-		results[i] = result{pr.Status.Results[i].Name, &pr.Status.Results[i].Value}
-	}
+	results := pipelineResults(pr)
 	h := read(w, results)
 
 	g := gitHint{needURL: true}
@@ -227,6 +231,14 @@ func taskResults(in []v1.TaskRunResult) []result {
 	return out
 }
 
+func pipelineResults(pr *v1.PipelineRun) []result {
+	out := make([]result, len(pr.Status.Results))
+	for i := range pr.Status.Results {
+		out[i] = result{pr.Status.Results[i].Name, &pr.Status.Results[i].Value}
+	}
+	return out
+}
+
 // read applies every rule but git's, which wants parameters as well.
 func read(w Where, results []result) Hints {
 	h := Hints{}
@@ -264,16 +276,25 @@ type reader struct {
 	h *Hints
 }
 
-func (r *reader) malformed(result, reason string) {
+// malformed reports a hint that makes no claim, misread one that makes a claim
+// all the same.
+func (r *reader) malformed(result, reason, remedy string) { r.fault(Dropped, result, reason, remedy) }
+func (r *reader) misread(result, reason, remedy string)   { r.fault(Misread, result, reason, remedy) }
+
+func (r *reader) fault(effect Effect, result, reason, remedy string) {
 	switch n := len(r.h.Malformed); {
 	case n == maxMalformed:
 		return
 	case n == maxMalformed-1:
-		reason = "is not the last fault; further ones are not listed"
+		reason, remedy = "is not the last fault; further ones are not listed", "mend those that are listed first"
 	}
-	// Reasons quote values, which strangers wrote and of any size.
-	if len(reason) > maxReason {
-		reason = strings.ToValidUTF8(reason[:maxReason], "") + "…"
+	r.h.Malformed = append(r.h.Malformed, Malformed{Where: r.w, Result: result, Reason: bounded(reason), Remedy: remedy, Effect: effect})
+}
+
+// bounded shortens what quotes values, which strangers wrote and of any size.
+func bounded(s string) string {
+	if len(s) > maxReason {
+		return strings.ToValidUTF8(s[:maxReason], "") + "…"
 	}
-	r.h.Malformed = append(r.h.Malformed, Malformed{Where: r.w, Result: result, Reason: reason})
+	return s
 }

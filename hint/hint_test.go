@@ -78,7 +78,7 @@ func TestOfTaskRun(t *testing.T) {
 			results: []v1.TaskRunResult{
 				str("a-IMAGE_URL", "r.io/o/a"), str("b-IMAGE_DIGEST", "sha256:"+hexA), str("c-IMAGE_URL", " "), list("d-IMAGE_URL", "r.io/o/d"),
 			},
-			wantMalformed: []string{"c-IMAGE_URL: is empty", "d-IMAGE_URL: is empty or no string", "a-IMAGE_URL: has no a-IMAGE_DIGEST", "b-IMAGE_DIGEST: has no b-IMAGE_URL"},
+			wantMalformed: []string{"c-IMAGE_URL: is empty", "d-IMAGE_URL: is an array", "a-IMAGE_URL: has no a-IMAGE_DIGEST", "b-IMAGE_DIGEST: has no b-IMAGE_URL"},
 		},
 		{
 			name: "digests no image has",
@@ -110,7 +110,7 @@ func TestOfTaskRun(t *testing.T) {
 			want:          []string{"image IMAGES r.io/o/a@sha256:" + hexA, "image IMAGES r.io/o/b@sha256:" + hexB},
 			wantMalformed: []string{"IMAGES: has an item"},
 		},
-		{name: "IMAGES is no list", results: []v1.TaskRunResult{list("IMAGES", "r.io/o/a@sha256:"+hexA)}, wantMalformed: []string{"IMAGES: is empty or no string"}},
+		{name: "IMAGES is no list", results: []v1.TaskRunResult{list("IMAGES", "r.io/o/a@sha256:"+hexA)}, wantMalformed: []string{"IMAGES: is an array"}},
 		{
 			name: "artifact pairs take any known digest, raw",
 			results: []v1.TaskRunResult{

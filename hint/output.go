@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/tektoncd/pipeline/pkg/apis/pipeline/v1"
 )
 
 // pair is two results that only differ in their suffix.
@@ -31,7 +32,7 @@ func (r *reader) pairs(results []result, uriSuffix, digestSuffix string) []pair 
 		}
 		value := strings.TrimSpace(res.value.StringVal)
 		if value == "" {
-			r.malformed(res.name, "is empty or no string")
+			r.malformed(res.name, notText(res.value), "write it as a string that is not blank")
 			continue
 		}
 		prefix := strings.TrimSuffix(res.name, suffix)
@@ -50,7 +51,7 @@ func (r *reader) pairs(results []result, uriSuffix, digestSuffix string) []pair 
 			val, from = &p.digest, &p.digestName
 		}
 		if *from != "" {
-			r.malformed(res.name, "is there twice; only the last one counts")
+			r.misread(res.name, "is there twice; only the last one counts", "declare each result once")
 		}
 		*val, *from = value, res.name
 	}
@@ -58,14 +59,25 @@ func (r *reader) pairs(results []result, uriSuffix, digestSuffix string) []pair 
 	for _, p := range all {
 		switch {
 		case p.digest == "":
-			r.malformed(p.uriName, "has no "+p.prefix+digestSuffix+" beside it")
+			r.malformed(p.uriName, "has no "+p.prefix+digestSuffix+" beside it", "write "+p.prefix+digestSuffix+" too, in the same task or step")
 		case p.uri == "":
-			r.malformed(p.digestName, "has no "+p.prefix+uriSuffix+" beside it")
+			r.malformed(p.digestName, "has no "+p.prefix+uriSuffix+" beside it", "write "+p.prefix+uriSuffix+" too, in the same task or step")
 		default:
 			whole = append(whole, p)
 		}
 	}
 	return whole
+}
+
+// notText says what stands where a string that is not blank is wanted.
+func notText(v *v1.ParamValue) string {
+	switch v.Type {
+	case v1.ParamTypeArray:
+		return "is an array, where a string is wanted"
+	case v1.ParamTypeObject:
+		return "is an object, where a string is wanted"
+	}
+	return "is empty"
 }
 
 // image is the claim that ref, <repository>[:tag]@sha256:…, is an image.
@@ -99,7 +111,8 @@ func (r *reader) imagePairs(results []result) {
 	for _, p := range r.pairs(results, SuffixImageURL, SuffixImageDig) {
 		c, err := r.image(p.uri + "@" + p.digest)
 		if err != nil {
-			r.malformed(p.uriName, "is with "+p.digestName+" no image reference: "+err.Error())
+			r.malformed(p.uriName, "is with "+p.digestName+" no image reference: "+err.Error(),
+				"write registry/repository[:tag] into "+p.uriName+" and sha256:<64 lower-case hex characters> into "+p.digestName)
 			continue
 		}
 		c.Field = strings.TrimSuffix(p.uriName, "_URL")
@@ -114,7 +127,7 @@ func (r *reader) imageLists(results []result) {
 			continue
 		}
 		if res.value.StringVal == "" {
-			r.malformed(res.name, "is empty or no string")
+			r.malformed(res.name, notText(res.value), "write references between commas into one string")
 		}
 		for ref := range strings.FieldsFuncSeq(res.value.StringVal, func(c rune) bool { return c == ',' || c == '\n' }) {
 			ref = strings.TrimSpace(ref)
@@ -123,7 +136,8 @@ func (r *reader) imageLists(results []result) {
 			}
 			c, err := r.image(ref)
 			if err != nil {
-				r.malformed(res.name, "has an item that is no image reference: "+err.Error())
+				r.malformed(res.name, "has an item that is no image reference: "+err.Error(),
+					"write registry/repository@sha256:<64 lower-case hex characters>, with a comma or a line's end between two")
 				continue
 			}
 			c.Field, c.Results = Images, []string{Images}
@@ -135,7 +149,7 @@ func (r *reader) imageLists(results []result) {
 func (r *reader) artifactPairs(results []result) {
 	for _, p := range r.pairs(results, SuffixURI, SuffixURIDigest) {
 		if _, err := ParseDigest(p.digest); err != nil {
-			r.malformed(p.digestName, err.Error())
+			r.malformed(p.digestName, err.Error(), "write algorithm:hex, such as sha256:<64 lower-case hex characters>")
 			continue
 		}
 		r.h.Artifacts = append(r.h.Artifacts, Claim{
@@ -156,17 +170,18 @@ func (r *reader) objects(results []result) {
 		}
 		object := res.value.ObjectVal
 		if object == nil {
-			r.malformed(res.name, "is no object with uri and digest")
+			r.malformed(res.name, "is no object with uri and digest",
+				"declare the result with type: object and the properties uri and digest, and write it as a JSON object")
 			continue
 		}
 		uri, digest := object["uri"], object["digest"]
 		if uri == "" || digest == "" {
-			r.malformed(res.name, "lacks uri or digest")
+			r.malformed(res.name, "lacks uri or digest", "give both; neither may be empty")
 			continue
 		}
 		parsed, err := ParseDigest(digest)
 		if err != nil {
-			r.malformed(res.name, err.Error())
+			r.malformed(res.name, err.Error(), "write the digest as algorithm:hex, such as sha256:<64 lower-case hex characters>")
 			continue
 		}
 		c := Claim{Where: r.w, Kind: Object, Field: res.name, Results: []string{res.name}, URI: uri}

@@ -4,8 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
+	"time"
 )
 
 // BuildType names how SLSA v1.0 statements describe a build.
@@ -41,13 +41,78 @@ type Config struct {
 	// ManagedBy lists further values of spec.managedBy whose runs are ours to
 	// watch; unset, empty and tekton.dev/pipeline always are.
 	ManagedBy []string
+
+	// Own are the settings that Chains does not have.
+	Own OwnConfig
 }
 
 // ArtifactConfig is what happens to one kind of artifact.
 type ArtifactConfig struct {
-	Format  Format
-	Storage []string // nil: switched off
-	Signer  string   // x509, kms or none
+	Format Format
+	// Storage names the back ends: upstream's words, then those of
+	// assay.artifacts.*.storage (folder, blob, pubsub). Nil: switched off.
+	Storage []string
+	Signer  string // x509, kms or none
+	// Signers are the kinds of keys that sign, one signature each: Signer alone,
+	// or what assay.artifacts.*.signers lists (x509, kms, pkcs11).
+	Signers []string
+}
+
+// Back ends of ours, in the words of assay.artifacts.*.storage.
+const (
+	StorageFolder = "folder"
+	StorageBlob   = "blob"
+	StoragePubSub = "pubsub"
+)
+
+// OwnConfig are settings of ours; in chains-config they have the prefix "assay.".
+type OwnConfig struct {
+	// MissingChildren says what happens to a PipelineRun some of whose children
+	// cannot be had: "state" what there is and name the missing, or "refuse".
+	// assay.children.missing, default state.
+	MissingChildren string
+	// MarkTaskRuns puts finalizer and annotation on TaskRuns although statements
+	// about TaskRuns are off. assay.taskruns.mark, default false.
+	MarkTaskRuns bool
+	// Peer says what happens while Tekton Chains runs beside us: "stand-back"
+	// until it is gone, or "take-over". assay.peer, default stand-back.
+	Peer string
+	// Since leaves alone runs that had ended longer ago than this when the
+	// observer started; 0: none. assay.start.since, a Go duration.
+	Since time.Duration
+	// MaxBackoff bounds the pause between two attempts at a run.
+	// assay.retry.max-backoff, default 10m.
+	MaxBackoff time.Duration
+
+	FolderPath string // assay.storage.folder.path
+	BlobURL    string // assay.storage.blob.url: s3://, azblob://, gs://, file://
+	PubSubURL  string // assay.storage.pubsub.url: kafka://, nats://, gcppubsub://, …
+
+	PKCS11URI     string // assay.signers.pkcs11.uri, RFC 7512
+	PKCS11PINFile string // assay.signers.pkcs11.pin-path
+
+	// RekorVersion is the API that transparency.url speaks: auto, 1 or 2.
+	// assay.transparency.rekor-version, default auto.
+	RekorVersion string
+	LogURL       string // assay.transparency.log.url: a log of `assay log serve`
+	LogKey       string // assay.transparency.log.key: its verifier key (note format)
+	// LogWitnesses are verifier keys of witnesses, one of which must have cosigned
+	// what the log proves. assay.transparency.log.witnesses.
+	LogWitnesses []string
+	LogTokenFile string // assay.transparency.log.token-path: lets us add entries
+	// RekorKeyFile holds the public key of the log at transparency.url, as PEM;
+	// without it a v1 log's key is the one it first shows.
+	// assay.transparency.rekor-key-path.
+	RekorKeyFile string
+	// RekorReadURL is where a v2 log's tiles are read, if not below transparency.url.
+	// assay.transparency.rekor-read-url.
+	RekorReadURL string
+	// GrafeasEndpoint is a server other than Google's: grpcs://host:port.
+	// assay.storage.grafeas.endpoint.
+	GrafeasEndpoint string
+	// ArchivistaTokenFile holds a token for a proxy before Archivista.
+	// assay.storage.archivista.token-path.
+	ArchivistaTokenFile string
 }
 
 // Enabled says whether the artifact is signed and stored at all. As upstream
@@ -123,31 +188,15 @@ func (c Config) check() error {
 }
 
 // ParseConfig reads the data of chains-config. Keys that are not there have
-// upstream's defaults, so nil is a valid configuration.
+// upstream's defaults, so nil is a valid configuration. Keys lists them all.
 //
-// Unlike upstream it refuses keys it does not know and words a key does not
-// take, naming what is accepted; every such fault is reported, not the first
-// only. Knative's reserved key _example is skipped.
+// Unlike upstream it refuses keys it does not know, words a key does not take
+// and a configuration that names a back end or a kind of key without saying
+// where that is; the error names what is accepted or missing, and every such
+// fault is reported, not the first only. Knative's reserved key _example is
+// skipped.
 func ParseConfig(data map[string]string) (Config, error) {
-	c := Config{
-		BuilderID: "https://tekton.dev/chains/v2",
-		BuildType: BuildTypeSLSA,
-		TaskRuns:  ArtifactConfig{Format: InToto, Storage: []string{"tekton"}, Signer: "x509"},
-		PipelineRuns: ArtifactConfig{
-			Format: InToto, Storage: []string{"tekton"}, Signer: "x509",
-		},
-		OCI:          ArtifactConfig{Format: Simplesigning, Storage: []string{"oci"}, Signer: "x509"},
-		Transparency: TransparencyConfig{URL: "https://rekor.sigstore.dev"},
-		Storage: StorageConfig{
-			OCIEncoding:     "dsse",
-			GrafeasNoteHint: "This attestation note was generated by Tekton Chains",
-		},
-		X509: X509Config{
-			FulcioAddress: "https://fulcio.sigstore.dev",
-			FulcioIssuer:  "https://oauth2.sigstore.dev/auth",
-			TUFMirror:     "https://tuf-repo-cdn.sigstore.dev",
-		},
-	}
+	c := defaults()
 	settings := c.settings()
 	var faults []error
 	known := make(map[string]bool, len(settings))
@@ -173,148 +222,98 @@ func ParseConfig(data map[string]string) (Config, error) {
 		}
 		faults = append(faults, fmt.Errorf("unknown keys %q; accepted: %s", unknown, strings.Join(keys, ", ")))
 	}
+	if len(faults) == 0 {
+		faults = c.complete()
+	}
 	if len(faults) > 0 {
 		return Config{}, fmt.Errorf("parsing chains-config: %w", errors.Join(faults...))
 	}
 	return c, nil
 }
 
-// setting is one key of chains-config and what a value does.
-type setting struct {
-	key string
-	set func(value string) error
-}
-
-// settings is every key there is, writing to c.
-func (c *Config) settings() []setting {
-	statements := []Format{InToto, SLSAv1, SLSAv2alpha3, SLSAv2alpha4}
-	signers := []string{"x509", "kms", "none"}
-	// kafka is accepted because upstream accepts it, though upstream knows the
-	// back end under another name and so never reaches it.
-	withKafka := []string{"tekton", "oci", "gcs", "docdb", "grafeas", "kafka", "archivista"}
-	withoutKafka := []string{"tekton", "oci", "gcs", "docdb", "grafeas", "archivista"}
-	return []setting{
-		{"artifacts.taskrun.format", word(&c.TaskRuns.Format, statements...)},
-		{"artifacts.taskrun.storage", list(&c.TaskRuns.Storage, withKafka...)},
-		{"artifacts.taskrun.signer", word(&c.TaskRuns.Signer, signers...)},
-		{"artifacts.pipelinerun.format", word(&c.PipelineRuns.Format, statements...)},
-		{"artifacts.pipelinerun.storage", list(&c.PipelineRuns.Storage, withoutKafka...)},
-		{"artifacts.pipelinerun.signer", word(&c.PipelineRuns.Signer, signers...)},
-		{"artifacts.pipelinerun.enable-deep-inspection", boolean(&c.DeepInspection)},
-		{"artifacts.oci.format", word(&c.OCI.Format, Simplesigning)},
-		{"artifacts.oci.storage", list(&c.OCI.Storage, withKafka...)},
-		{"artifacts.oci.signer", word(&c.OCI.Signer, signers...)},
-
-		{"storage.gcs.bucket", text(&c.Storage.GCSBucket)},
-		{"storage.oci.repository", text(&c.Storage.OCIRepository)},
-		{"storage.oci.repository.insecure", boolean(&c.Storage.OCIInsecure)},
-		{"storage.oci.encoding-format", word(&c.Storage.OCIEncoding, "dsse", "sigstore-bundle")},
-		{"storage.docdb.url", text(&c.Storage.DocDBURL)},
-		{"storage.docdb.mongo-server-url", text(&c.Storage.MongoServerURL)},
-		{"storage.docdb.mongo-server-url-dir", text(&c.Storage.MongoServerURLDir)},
-		{"storage.docdb.mongo-server-url-path", text(&c.Storage.MongoServerURLPath)},
-		{"storage.grafeas.projectid", text(&c.Storage.GrafeasProject)},
-		{"storage.grafeas.noteid", text(&c.Storage.GrafeasNote)},
-		{"storage.grafeas.notehint", text(&c.Storage.GrafeasNoteHint)},
-		{"storage.pubsub.provider", word(&c.Storage.PubSubProvider, "inmemory", "kafka")},
-		{"storage.pubsub.topic", text(&c.Storage.PubSubTopic)},
-		{"storage.pubsub.kafka.bootstrap.servers", text(&c.Storage.KafkaServers)},
-		{"storage.archivista.url", text(&c.Storage.ArchivistaURL)},
-
-		{"transparency.enabled", c.transparency},
-		{"transparency.url", text(&c.Transparency.URL)},
-
-		{"signers.kms.kmsref", text(&c.KMS.Ref)},
-		{"signers.kms.auth.address", text(&c.KMS.Address)},
-		{"signers.kms.auth.token", text(&c.KMS.Token)},
-		{"signers.kms.auth.token-path", text(&c.KMS.TokenPath)},
-		{"signers.kms.auth.oidc.path", text(&c.KMS.OIDCPath)},
-		{"signers.kms.auth.oidc.role", text(&c.KMS.OIDCRole)},
-		{"signers.kms.auth.oidc.token-path", text(&c.KMS.OIDCTokenPath)},
-		{"signers.kms.auth.spire.sock", text(&c.KMS.SpireSock)},
-		{"signers.kms.auth.spire.audience", text(&c.KMS.SpireAudience)},
-		{"signers.x509.fulcio.enabled", boolean(&c.X509.Fulcio)},
-		{"signers.x509.fulcio.address", text(&c.X509.FulcioAddress)},
-		{"signers.x509.fulcio.issuer", text(&c.X509.FulcioIssuer)},
-		{"signers.x509.fulcio.provider", text(&c.X509.FulcioProvider)},
-		{"signers.x509.identity.token.file", text(&c.X509.IdentityTokenFile)},
-		{"signers.x509.tuf.mirror.url", text(&c.X509.TUFMirror)},
-
-		{"builder.id", builderID(&c.BuilderID)},
-		{"builddefinition.buildtype", word(&c.BuildType, BuildTypeSLSA, BuildTypeTekton)},
-		{"filter.managed-by", list(&c.ManagedBy)},
+// defaults are the settings in force where no key is set.
+func defaults() Config {
+	return Config{
+		BuilderID:    "https://tekton.dev/chains/v2",
+		BuildType:    BuildTypeSLSA,
+		TaskRuns:     ArtifactConfig{Format: InToto, Storage: []string{"tekton"}, Signer: "x509"},
+		PipelineRuns: ArtifactConfig{Format: InToto, Storage: []string{"tekton"}, Signer: "x509"},
+		OCI:          ArtifactConfig{Format: Simplesigning, Storage: []string{"oci"}, Signer: "x509"},
+		Transparency: TransparencyConfig{URL: "https://rekor.sigstore.dev"},
+		Storage: StorageConfig{
+			OCIEncoding:     "dsse",
+			GrafeasNoteHint: "This attestation note was generated by Tekton Chains",
+		},
+		X509: X509Config{
+			FulcioAddress: "https://fulcio.sigstore.dev",
+			FulcioIssuer:  "https://oauth2.sigstore.dev/auth",
+			TUFMirror:     "https://tuf-repo-cdn.sigstore.dev",
+		},
+		Own: OwnConfig{MissingChildren: "state", Peer: "stand-back", MaxBackoff: 10 * time.Minute, RekorVersion: "auto"},
 	}
 }
 
-func (c *Config) transparency(value string) error {
-	var mode string
-	if err := word(&mode, "true", "false", "manual")(value); err != nil {
-		return err
-	}
-	c.Transparency.Enabled, c.Transparency.Manual = mode != "false", mode == "manual"
-	return nil
-}
-
-func text(to *string) func(string) error {
-	return func(value string) error { *to = value; return nil }
-}
-
-func builderID(to *string) func(string) error {
-	return func(value string) error {
-		if value == "" {
-			return errors.New("is empty; it must name the builder, or be left out for the default")
+// complete fills in what follows from several keys, and returns what is missing
+// for what was asked.
+func (c *Config) complete() []error {
+	var faults []error
+	artifacts := []struct {
+		name string
+		cfg  *ArtifactConfig
+	}{{"taskrun", &c.TaskRuns}, {"pipelinerun", &c.PipelineRuns}, {"oci", &c.OCI}}
+	for _, a := range artifacts {
+		switch {
+		case a.cfg.Signer == "none" && a.cfg.Signers != nil:
+			faults = append(faults, fmt.Errorf("key artifacts.%s.signer: none switches the artifact off, but assay.artifacts.%s.signers names keys; drop one of the two",
+				a.name, a.name))
+		case a.cfg.Signer != "none" && a.cfg.Signers == nil:
+			a.cfg.Signers = []string{a.cfg.Signer}
 		}
-		*to = value
-		return nil
 	}
-}
 
-func word[T ~string](to *T, accepted ...T) func(string) error {
-	return func(value string) error {
-		if !slices.Contains(accepted, T(value)) {
-			return fmt.Errorf("unknown word %q; accepted: %s", value, join(accepted))
-		}
-		*to = T(value)
-		return nil
-	}
-}
-
-func boolean(to *bool) func(string) error {
-	return func(value string) error {
-		b, err := strconv.ParseBool(value)
-		if err != nil {
-			return fmt.Errorf("unknown word %q; accepted: true, false, and Go's short forms 1, t, T, TRUE, True, 0, f, F, FALSE, False", value)
-		}
-		*to = b
-		return nil
-	}
-}
-
-// list reads words between commas; "" empties the list. Without accepted words
-// any is good.
-func list(to *[]string, accepted ...string) func(string) error {
-	return func(value string) error {
-		*to = nil
-		if value == "" {
-			return nil
-		}
-		for item := range strings.SplitSeq(value, ",") {
-			item = strings.TrimSpace(item)
-			if len(accepted) > 0 && !slices.Contains(accepted, item) {
-				return fmt.Errorf("unknown word %q; accepted: %s, or nothing to switch it off", item, join(accepted))
-			}
-			if !slices.Contains(*to, item) {
-				*to = append(*to, item)
+	// needs says which artifact's key asks for word, if any that is enabled does.
+	needs := func(word string, of func(*ArtifactConfig) []string) string {
+		for _, a := range artifacts {
+			if a.cfg.Enabled() && slices.Contains(of(a.cfg), word) {
+				return "artifacts." + a.name
 			}
 		}
-		return nil
+		return ""
 	}
-}
-
-func join[T ~string](words []T) string {
-	var out []string
-	for _, w := range words {
-		out = append(out, string(w))
+	for _, r := range []struct{ storage, value, key string }{
+		{"gcs", c.Storage.GCSBucket, "storage.gcs.bucket"},
+		{"docdb", c.Storage.DocDBURL, "storage.docdb.url"},
+		{"grafeas", c.Storage.GrafeasProject, "storage.grafeas.projectid"},
+		{"archivista", c.Storage.ArchivistaURL, "storage.archivista.url"},
+		{"kafka", c.Storage.PubSubProvider, "storage.pubsub.provider"},
+		{"kafka", c.Storage.PubSubTopic, "storage.pubsub.topic"},
+		{StorageFolder, c.Own.FolderPath, "assay.storage.folder.path"},
+		{StorageBlob, c.Own.BlobURL, "assay.storage.blob.url"},
+		{StoragePubSub, c.Own.PubSubURL, "assay.storage.pubsub.url"},
+	} {
+		if by := needs(r.storage, func(a *ArtifactConfig) []string { return a.Storage }); by != "" && r.value == "" {
+			faults = append(faults, fmt.Errorf("key %s is missing: storage %s, which %s uses, needs it", r.key, r.storage, by))
+		}
 	}
-	return strings.Join(out, ", ")
+	if by := needs("kafka", func(a *ArtifactConfig) []string { return a.Storage }); by != "" && c.Storage.PubSubProvider == "kafka" && c.Storage.KafkaServers == "" {
+		faults = append(faults, fmt.Errorf("key storage.pubsub.kafka.bootstrap.servers is missing: storage kafka, which %s uses, needs it", by))
+	}
+	for _, r := range []struct{ signer, value, key string }{
+		{"kms", c.KMS.Ref, "signers.kms.kmsref"},
+		{"pkcs11", c.Own.PKCS11URI, "assay.signers.pkcs11.uri"},
+	} {
+		if by := needs(r.signer, func(a *ArtifactConfig) []string { return a.Signers }); by != "" && r.value == "" {
+			faults = append(faults, fmt.Errorf("key %s is missing: signer %s, which %s uses, needs it", r.key, r.signer, by))
+		}
+	}
+	if c.X509.Fulcio && c.X509.FulcioAddress == "" {
+		faults = append(faults, errors.New("key signers.x509.fulcio.address is empty: signers.x509.fulcio.enabled needs it"))
+	}
+	if c.Transparency.Enabled && c.Transparency.URL == "" && c.Own.LogURL == "" {
+		faults = append(faults, errors.New("key transparency.url is empty: transparency.enabled needs it, or a log under assay.transparency.log.url"))
+	}
+	if (c.Own.LogURL == "") != (c.Own.LogKey == "") {
+		faults = append(faults, errors.New("keys assay.transparency.log.url and assay.transparency.log.key go together: without the key nobody could check what the log says"))
+	}
+	return faults
 }

@@ -4,11 +4,9 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strconv"
-	"unicode/utf8"
 
 	v1 "github.com/tektoncd/pipeline/pkg/apis/pipeline/v1"
 )
@@ -19,6 +17,8 @@ import (
 type encoder struct {
 	buf []byte
 	err error
+	// names is what stringMap sorts in; maps do not nest, so one will do.
+	names []string
 }
 
 func (e *encoder) sep() {
@@ -44,6 +44,14 @@ func (e *encoder) string(s string) {
 	e.buf = appendString(e.buf, s)
 }
 
+// joined writes a string that comes in two parts.
+func (e *encoder) joined(a, b string) {
+	e.sep()
+	e.buf = append(e.buf, '"')
+	e.buf = appendQuoted(e.buf, a)
+	e.buf = append(appendQuoted(e.buf, b), '"')
+}
+
 func (e *encoder) literal(s string) {
 	e.sep()
 	e.buf = append(e.buf, s...)
@@ -64,8 +72,21 @@ func (e *encoder) stringMap(m map[string]string) {
 		e.literal("null")
 		return
 	}
+	e.sorted(m, nil)
+}
+
+// sorted writes the members of a map that keep lets through in the order of
+// their keys; nil keeps all.
+func (e *encoder) sorted(m map[string]string, keep func(key string) bool) {
+	e.names = e.names[:0]
+	for k := range m {
+		if keep == nil || keep(k) {
+			e.names = append(e.names, k)
+		}
+	}
+	slices.Sort(e.names)
 	e.open('{')
-	for _, k := range slices.Sorted(maps.Keys(m)) {
+	for _, k := range e.names {
 		e.field(k, m[k])
 	}
 	e.close('}')
@@ -113,15 +134,21 @@ func (e *encoder) param(v *v1.ParamValue) {
 	}
 }
 
-// typed writes one of Tekton's own structs. Statements are protobuf Structs to
-// upstream, whose numbers are 64-bit floats; so are ours.
+// typed writes one of Tekton's own structs.
 func (e *encoder) typed(v any) {
 	data, err := json.Marshal(v)
 	if err != nil {
 		e.fail(err)
 		return
 	}
+	e.json(data)
+}
+
+// json writes a struct that is JSON already. Statements are protobuf Structs to
+// upstream, whose numbers are 64-bit floats; so are ours.
+func (e *encoder) json(data []byte) {
 	e.sep()
+	var err error
 	if e.buf, err = appendStruct(e.buf, data); err != nil {
 		e.fail(err)
 	}
@@ -131,48 +158,6 @@ func (e *encoder) fail(err error) {
 	if e.err == nil {
 		e.err = err
 	}
-}
-
-const hexDigits = "0123456789abcdef"
-
-// appendString quotes s as protojson does: only what JSON itself demands is
-// escaped. Invalid UTF-8 becomes U+FFFD.
-func appendString(b []byte, s string) []byte {
-	b = append(b, '"')
-	start := 0
-	for i := 0; i < len(s); {
-		c := s[i]
-		if c < utf8.RuneSelf {
-			if c >= ' ' && c != '"' && c != '\\' {
-				i++
-				continue
-			}
-			b = append(b, s[start:i]...)
-			switch c {
-			case '"', '\\':
-				b = append(b, '\\', c)
-			case '\n':
-				b = append(b, '\\', 'n')
-			case '\r':
-				b = append(b, '\\', 'r')
-			case '\t':
-				b = append(b, '\\', 't')
-			default:
-				b = append(b, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
-			}
-			i++
-			start = i
-			continue
-		}
-		r, size := utf8.DecodeRuneInString(s[i:])
-		if r == utf8.RuneError && size == 1 {
-			b = append(b, s[start:i]...)
-			b = append(b, "\uFFFD"...)
-			start = i + 1
-		}
-		i += size
-	}
-	return append(append(b, s[start:]...), '"')
 }
 
 // appendStruct copies valid JSON and rewrites each number that a 64-bit float

@@ -9,28 +9,6 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestAppendString: whatever a string holds, readers get it back, invalid bytes
-// as encoding/json replaces them.
-func TestAppendString(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		s := string(rapid.SliceOf(rapid.Byte()).Draw(t, "s"))
-		if rapid.Bool().Draw(t, "unicode") {
-			s = rapid.String().Draw(t, "u")
-		}
-		var got, want string
-		if err := json.Unmarshal(appendString(nil, s), &got); err != nil {
-			t.Fatalf("%q: %v", s, err)
-		}
-		std, _ := json.Marshal(s)
-		if err := json.Unmarshal(std, &want); err != nil {
-			t.Fatal(err)
-		}
-		if got != want {
-			t.Fatalf("%q reads back as %q, want %q", s, got, want)
-		}
-	})
-}
-
 // TestAppendStruct: numbers become 64-bit floats and nothing else changes,
 // which is what decoding into interface values does.
 func TestAppendStruct(t *testing.T) {

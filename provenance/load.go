@@ -1,17 +1,14 @@
 package provenance
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 
 	v1 "github.com/tektoncd/pipeline/pkg/apis/pipeline/v1"
 	"github.com/tektoncd/pipeline/pkg/apis/pipeline/v1beta1"
 	"knative.dev/pkg/apis"
-	"sigs.k8s.io/yaml"
 )
 
 // MaxObject bounds one object given to Load, in bytes. A cluster stores 1.5 MB
@@ -63,16 +60,20 @@ func OfPipelineRun(pr *v1.PipelineRun, candidates []*v1.TaskRun) (Input, error) 
 		return in, in.check()
 	}
 	byName := make(map[string]*v1.TaskRun, len(candidates))
+	twice := map[string]bool{} // names
 	for i, tr := range candidates {
 		if tr == nil {
 			return Input{}, fmt.Errorf("child %d is nil", i)
 		}
 		if byName[tr.Name] != nil {
-			return Input{}, fmt.Errorf("two TaskRuns are named %q; give each child once", tr.Name)
+			twice[tr.Name] = true
 		}
 		byName[tr.Name] = tr
 	}
 	for _, ref := range pr.Status.ChildReferences {
+		if twice[ref.Name] {
+			return Input{}, fmt.Errorf("two TaskRuns are named %q; give each child once", ref.Name)
+		}
 		// As upstream does, by name alone: the kind is not always filled in.
 		if tr := byName[ref.Name]; tr != nil {
 			in.Children = append(in.Children, tr)
@@ -90,7 +91,8 @@ func OfPipelineRun(pr *v1.PipelineRun, candidates []*v1.TaskRun) (Input, error) 
 //
 // Fields unknown to Tekton's types are dropped, as an API server does. Load
 // fails for any other kind or version, for a field given twice, for more than
-// one document in a YAML file, and for objects larger than MaxObject.
+// one object where one is wanted (see Documents for files of several), and for
+// objects larger than MaxObject.
 func Load(run []byte, children ...[]byte) (Input, error) {
 	obj, err := decode(run)
 	if err != nil {
@@ -130,10 +132,16 @@ func decode(data []byte) (object, error) {
 	if len(data) > MaxObject {
 		return object{}, fmt.Errorf("object has %d bytes, more than the %d accepted", len(data), MaxObject)
 	}
-	data, err := toJSON(data)
-	if err != nil {
+	objects, err := Documents(data)
+	switch {
+	case err != nil:
 		return object{}, err
+	case len(objects) == 0:
+		return object{}, errors.New("object is empty")
+	case len(objects) > 1:
+		return object{}, fmt.Errorf("file holds more than one object, %d of them; give one run per file", len(objects))
 	}
+	data = objects[0]
 	var head struct {
 		APIVersion string `json:"apiVersion"`
 		Kind       string `json:"kind"`
@@ -193,82 +201,4 @@ func convert(from, to apis.Convertible) (err error) {
 		return fmt.Errorf("converting v1beta1 to v1: %w", err)
 	}
 	return nil
-}
-
-// toJSON makes JSON of YAML and leaves JSON alone.
-func toJSON(data []byte) ([]byte, error) {
-	trimmed := bytes.TrimLeft(data, " \t\r\n")
-	if len(trimmed) == 0 {
-		return nil, errors.New("object is empty")
-	}
-	if trimmed[0] == '{' {
-		return trimmed, nil
-	}
-	doc, err := oneDocument(data)
-	if err != nil {
-		return nil, err
-	}
-	out, err := yaml.YAMLToJSONStrict(doc)
-	if err != nil {
-		return nil, fmt.Errorf("parsing YAML: %w", err)
-	}
-	return out, nil
-}
-
-// oneDocument returns the single document of a YAML stream. The YAML library
-// would silently read the first and ignore the rest.
-func oneDocument(data []byte) ([]byte, error) {
-	var found []byte
-	var doc []byte
-	more := true
-	for more {
-		var line []byte
-		line, data, more = bytes.Cut(data, []byte("\n"))
-		if marker(line) {
-			if found != nil && hasContent(doc) {
-				return nil, errors.New("file holds more than one YAML document; give one object per file")
-			}
-			if hasContent(doc) {
-				found = doc
-			}
-			doc = nil
-			if bytes.HasPrefix(line, []byte("---")) {
-				doc = append(append(doc, line[3:]...), '\n')
-			}
-			continue
-		}
-		doc = append(append(doc, line...), '\n')
-	}
-	switch {
-	case found == nil && hasContent(doc):
-		return doc, nil
-	case found != nil && !hasContent(doc):
-		return found, nil
-	case found == nil:
-		return nil, errors.New("object is empty")
-	}
-	return nil, errors.New("file holds more than one YAML document; give one object per file")
-}
-
-// marker says whether line begins or ends a document; YAML lets no scalar
-// contain such a line.
-func marker(line []byte) bool {
-	s := string(bytes.TrimRight(line, "\r"))
-	for _, m := range []string{"---", "..."} {
-		if s == m || strings.HasPrefix(s, m+" ") || strings.HasPrefix(s, m+"\t") {
-			return true
-		}
-	}
-	return false
-}
-
-// hasContent says whether doc has a line that is more than blank or comment.
-func hasContent(doc []byte) bool {
-	for line := range bytes.Lines(doc) {
-		line = bytes.TrimSpace(line)
-		if len(line) > 0 && line[0] != '#' && line[0] != '%' {
-			return true
-		}
-	}
-	return false
 }

@@ -24,7 +24,10 @@
 //   - A child that cannot be written as JSON is skipped upstream under
 //     buildType slsa-tekton, images and all; here it is an error.
 //   - Configuration is parsed strictly: what upstream silently ignores, unknown
-//     keys and words for a boolean, is an error, and so is an empty builder.id.
+//     keys and words for a boolean, is an error, and so is an empty builder.id,
+//     and a back end or key that is used and not said where to find.
+//   - The tasks that a task came after are in the order of the keys where a
+//     parameter is an object; upstream's order is random there.
 //   - Objects with a field given twice are refused.
 //   - Statements never change the objects they are made of.
 //
@@ -88,7 +91,6 @@ func Statement(in Input, cfg Config, format Format, opts Options) ([]byte, error
 		return nil, fmt.Errorf("stating provenance: %w", err)
 	}
 	s := &statement{cfg: cfg, opts: opts, run: newRun(in)}
-	s.enc.buf = make([]byte, 0, 8<<10)
 	var err error
 	switch format {
 	case InToto, SLSAv1:
@@ -117,4 +119,6 @@ type statement struct {
 	opts Options
 	run  *run
 	enc  encoder
+	// values holds what byproducts say, one behind the other.
+	values []byte
 }

@@ -33,7 +33,7 @@ type run struct {
 // named is a result.
 type named struct {
 	name  string
-	value v1.ParamValue
+	value *v1.ParamValue
 }
 
 // stage is one task of a pipeline and the TaskRuns that carry its label.
@@ -49,6 +49,7 @@ type child struct {
 	source *source
 	hints  *hint.Hints // nil until asked for
 	steps  []hint.Hints
+	asked  bool // for steps
 }
 
 func newRun(in Input) *run {
@@ -73,8 +74,9 @@ func newRun(in Input) *run {
 		remote: pr.Spec.PipelineRef != nil && isRemote(pr.Spec.PipelineRef.ResolverRef),
 		spec:   &pr.Spec, hints: hint.OfPipelineRun(pr),
 	}
-	for _, res := range pr.Status.Results {
-		r.results = append(r.results, named{res.Name, res.Value})
+	r.results = make([]named, len(pr.Status.Results))
+	for i := range pr.Status.Results {
+		r.results[i] = named{pr.Status.Results[i].Name, &pr.Status.Results[i].Value}
 	}
 	spec := pr.Status.PipelineSpec
 	if spec == nil {
@@ -82,12 +84,15 @@ func newRun(in Input) *run {
 	}
 	r.specs = spec.Params
 	byTask := make(map[string][]*child, len(in.Children))
-	for _, tr := range in.Children {
+	children := make([]child, len(in.Children))
+	for i, tr := range in.Children {
 		// Without the label a TaskRun belongs to no task, not to one named "".
 		if task, ok := tr.Labels[hint.LabelPipelineTask]; ok {
-			byTask[task] = append(byTask[task], &child{TaskRun: tr, source: newSource(tr.Status.Provenance)})
+			children[i] = child{TaskRun: tr, source: newSource(tr.Status.Provenance)}
+			byTask[task] = append(byTask[task], &children[i])
 		}
 	}
+	r.stages = make([]stage, 0, len(spec.Tasks)+len(spec.Finally))
 	for i := range spec.Tasks {
 		r.stages = append(r.stages, stage{task: &spec.Tasks[i], runs: byTask[spec.Tasks[i].Name]})
 	}
@@ -122,16 +127,16 @@ func (c *child) taskHints() *hint.Hints {
 }
 
 func (c *child) stepHints() []hint.Hints {
-	if c.steps == nil {
-		c.steps = hint.OfSteps(c.TaskRun)
+	if !c.asked {
+		c.steps, c.asked = hint.OfSteps(c.TaskRun), true
 	}
 	return c.steps
 }
 
 func taskResults(in []v1.TaskRunResult) []named {
-	out := make([]named, 0, len(in))
-	for _, res := range in {
-		out = append(out, named{res.Name, res.Value})
+	out := make([]named, len(in))
+	for i := range in {
+		out[i] = named{in[i].Name, &in[i].Value}
 	}
 	return out
 }
@@ -146,7 +151,7 @@ func isRemote(ref v1.ResolverRef) bool {
 type source struct {
 	uri    string
 	entry  string
-	digest *digestSet
+	digest digestSet
 }
 
 // newSource returns nil where nothing is recorded.
@@ -154,7 +159,7 @@ func newSource(p *v1.Provenance) *source {
 	if p == nil || p.RefSource == nil {
 		return nil
 	}
-	s := &source{uri: p.RefSource.URI, entry: p.RefSource.EntryPoint, digest: &digestSet{}}
+	s := &source{uri: p.RefSource.URI, entry: p.RefSource.EntryPoint}
 	for alg, hex := range p.RefSource.Digest {
 		s.digest.set(alg, hex)
 	}
@@ -174,12 +179,6 @@ func (s *source) ref() string {
 		return ""
 	}
 	return best.String()
-}
-
-// utc is t as statements of v0.2 write it.
-func utc(t *metav1.Time) (string, error) {
-	text, err := t.UTC().MarshalText()
-	return string(text), err
 }
 
 // timestamp is t as protobuf's JSON form has it: whole seconds or three, six or

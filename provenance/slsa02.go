@@ -1,6 +1,7 @@
 package provenance
 
 import (
+	"slices"
 	"strings"
 
 	v1 "github.com/tektoncd/pipeline/pkg/apis/pipeline/v1"
@@ -30,6 +31,7 @@ func (s *statement) slsa02() error {
 		return err
 	}
 
+	e.buf = make([]byte, 0, 4<<10+256*(len(subjects)+len(materials))+r.buildConfigSize())
 	e.open('{')
 	e.field("_type", api.StatementV01)
 	e.field("predicateType", api.PredicateSLSAv02)
@@ -104,23 +106,9 @@ func (e *encoder) statementSubjects(subjects []artifact) {
 // material; a pipeline's and its tasks' are.
 func (s *statement) materials() ([]artifact, error) {
 	var out artifacts
-	containers := func(tr *v1.TaskRun) error {
-		steps, err := stepImages(tr)
-		if err != nil {
-			return err
-		}
-		sidecars, err := sidecarImages(tr)
-		if err != nil {
-			return err
-		}
-		for _, a := range append(steps, sidecars...) {
-			out.add(a.name, a.digest)
-		}
-		return nil
-	}
 	r := s.run
 	if r.task != nil {
-		if err := containers(r.task); err != nil {
+		if err := containers(r.task, out.addOne); err != nil {
 			return nil, err
 		}
 		s.inputs(&out, r.hints.Git)
@@ -129,14 +117,14 @@ func (s *statement) materials() ([]artifact, error) {
 	}
 
 	if r.source != nil {
-		out.add(r.source.uri, r.source.digest)
+		out.add(r.source.uri, &r.source.digest)
 	}
 	err := r.executed(func(c *child) error {
-		if err := containers(c.TaskRun); err != nil {
+		if err := containers(c.TaskRun, out.addOne); err != nil {
 			return err
 		}
 		if c.source != nil {
-			out.add(c.source.uri, c.source.digest)
+			out.add(c.source.uri, &c.source.digest)
 		}
 		return nil
 	})
@@ -173,7 +161,7 @@ func (e *encoder) invocation(meta *metav1.ObjectMeta, src *source, params []v1.P
 		e.optional("uri", src.uri)
 		if len(src.digest.all) > 0 {
 			e.key("digest")
-			e.digests(src.digest)
+			e.digests(&src.digest)
 		}
 		e.optional("entryPoint", src.entry)
 	}
@@ -182,20 +170,16 @@ func (e *encoder) invocation(meta *metav1.ObjectMeta, src *source, params []v1.P
 	e.key("parameters")
 	e.parameters(params, specs)
 
-	annotations := make(map[string]string, len(meta.Annotations))
-	for k, v := range meta.Annotations {
-		// The signer's own bookkeeping and kubectl's copy of the object say
-		// nothing about the build.
-		if k != corev1.LastAppliedConfigAnnotation && !strings.HasPrefix(k, "chains.tekton.dev/") {
-			annotations[k] = v
-		}
+	told := false // by an annotation
+	for k := range meta.Annotations {
+		told = told || aboutBuild(k)
 	}
-	if len(annotations) > 0 || len(meta.Labels) > 0 {
+	if told || len(meta.Labels) > 0 {
 		e.key("environment")
 		e.open('{')
-		if len(annotations) > 0 {
+		if told {
 			e.key("annotations")
-			e.stringMap(annotations)
+			e.sorted(meta.Annotations, aboutBuild)
 		}
 		if len(meta.Labels) > 0 {
 			e.key("labels")
@@ -206,16 +190,41 @@ func (e *encoder) invocation(meta *metav1.ObjectMeta, src *source, params []v1.P
 	e.close('}')
 }
 
+// aboutBuild tells a build's annotations from the signer's own bookkeeping and
+// kubectl's copy of the object.
+func aboutBuild(annotation string) bool {
+	return annotation != corev1.LastAppliedConfigAnnotation && !strings.HasPrefix(annotation, "chains.tekton.dev/")
+}
+
 // parameters writes the values in force, in the order in which they were first
 // declared: the definition's defaults, overridden by what the run gives.
 func (e *encoder) parameters(params []v1.Param, specs []v1.ParamSpec) {
-	var order []string
-	values := make(map[string]*v1.ParamValue, len(params)+len(specs))
+	var room [16]named
+	list := room[:0]
+	var index map[string]int // of list, once that is long
 	set := func(name string, v *v1.ParamValue) {
-		if _, known := values[name]; !known {
-			order = append(order, name)
+		at := -1
+		if index != nil {
+			if i, ok := index[name]; ok {
+				at = i
+			}
+		} else {
+			at = slices.IndexFunc(list, func(n named) bool { return n.name == name })
 		}
-		values[name] = v
+		if at >= 0 {
+			list[at].value = v
+			return
+		}
+		if index != nil {
+			index[name] = len(list)
+		}
+		list = append(list, named{name, v})
+		if index == nil && len(list) == len(room) {
+			index = make(map[string]int, len(params)+len(specs))
+			for i, n := range list {
+				index[n.name] = i
+			}
+		}
 	}
 	for i := range specs {
 		if specs[i].Default != nil {
@@ -226,23 +235,65 @@ func (e *encoder) parameters(params []v1.Param, specs []v1.ParamSpec) {
 		set(params[i].Name, &params[i].Value)
 	}
 	e.open('{')
-	for _, name := range order {
-		e.key(name)
-		e.param(values[name])
+	for _, n := range list {
+		e.key(n.name)
+		e.param(n.value)
 	}
 	e.close('}')
 }
 
+// optionalTime writes a time as statements of v0.2 do: RFC 3339 in UTC.
 func (e *encoder) optionalTime(key string, t *metav1.Time) {
 	if t == nil {
 		return
 	}
-	text, err := utc(t)
-	if err != nil {
+	e.key(key)
+	e.buf = append(e.buf, '"')
+	var err error
+	if e.buf, err = t.UTC().AppendText(e.buf); err != nil {
 		e.fail(err)
-		return
 	}
-	e.field(key, text)
+	e.buf = append(e.buf, '"')
+}
+
+// buildConfigSize is about the length of what buildConfig and the invocation
+// will be, so that a large statement is not copied while it grows. An escape
+// every sixteen characters is what scripts have.
+func (r *run) buildConfigSize() int {
+	n := 0
+	text := func(s string) { n += len(s) + len(s)/16 + 8 }
+	strings := func(m map[string]string) {
+		for k, v := range m {
+			text(k)
+			text(v)
+		}
+	}
+	task := func(tr *v1.TaskRun) {
+		n += 1 << 10
+		if spec := tr.Status.TaskSpec; spec != nil {
+			for i := range spec.Steps {
+				n += 256
+				text(spec.Steps[i].Script)
+				for _, arg := range spec.Steps[i].Args {
+					text(arg)
+				}
+			}
+		}
+		for i := range tr.Status.Results {
+			n += 32
+			text(tr.Status.Results[i].Name)
+			text(tr.Status.Results[i].Value.StringVal)
+		}
+		strings(tr.Labels)
+		strings(tr.Annotations)
+	}
+	strings(r.meta.Labels)
+	strings(r.meta.Annotations)
+	if r.task != nil {
+		task(r.task)
+	}
+	_ = r.executed(func(c *child) error { task(c.TaskRun); return nil })
+	return n
 }
 
 // taskBuildConfig lists a TaskRun's steps, each with the step of the definition
@@ -274,7 +325,11 @@ func (e *encoder) taskBuildConfig(tr *v1.TaskRun) {
 // step writes one step. Its environment's "container" is the step's name.
 func (e *encoder) step(step *v1.Step, state *v1.StepState) {
 	entry := step.Script
-	if entry == "" {
+	switch {
+	case entry != "":
+	case len(step.Command) == 1:
+		entry = step.Command[0]
+	default:
 		entry = strings.Join(step.Command, " ")
 	}
 	e.open('{')
@@ -284,7 +339,8 @@ func (e *encoder) step(step *v1.Step, state *v1.StepState) {
 	e.key("environment")
 	e.open('{')
 	e.field("container", state.Name)
-	e.field("image", "oci://"+strings.TrimPrefix(state.ImageID, pullable))
+	e.key("image")
+	e.joined("oci://", strings.TrimPrefix(state.ImageID, pullable))
 	e.close('}')
 	e.key("annotations")
 	e.literal("null")
@@ -322,26 +378,6 @@ func (e *encoder) pipelineBuildConfig(r *run) {
 	e.close('}')
 }
 
-// order lists the tasks that st came after: those it says, then those whose
-// results it uses. A finally task that says nothing came after the last task.
-func order(st stage, last string) []string {
-	after := append([]string(nil), st.task.RunAfter...)
-	known := make(map[string]bool, len(after))
-	for _, name := range after {
-		known[name] = true
-	}
-	for _, ref := range v1.PipelineTaskResultRefs(st.task) {
-		if !known[ref.PipelineTask] {
-			known[ref.PipelineTask] = true
-			after = append(after, ref.PipelineTask)
-		}
-	}
-	if len(after) == 0 && st.finally && last != "" {
-		after = append(after, last)
-	}
-	return after
-}
-
 // stepsMatch says whether states and definitions of steps belong together by
 // position: as many of one as of the other, and no named one run as unnamed.
 func stepsMatch(tr *v1.TaskRun) bool {
@@ -357,6 +393,28 @@ func stepsMatch(tr *v1.TaskRun) bool {
 	return true
 }
 
+// taskRef writes a reference as Tekton does.
+func (e *encoder) taskRef(ref *v1.TaskRef) {
+	e.open('{')
+	e.optional("name", ref.Name)
+	e.optional("kind", string(ref.Kind))
+	e.optional("apiVersion", ref.APIVersion)
+	e.optional("resolver", string(ref.Resolver))
+	if len(ref.Params) > 0 {
+		e.key("params")
+		e.open('[')
+		for i := range ref.Params {
+			e.open('{')
+			e.field("name", ref.Params[i].Name)
+			e.key("value")
+			e.param(&ref.Params[i].Value)
+			e.close('}')
+		}
+		e.close(']')
+	}
+	e.close('}')
+}
+
 // task writes one TaskRun of a pipeline. The service account is the pipeline's
 // default, whatever the task ran as: upstream's rule.
 func (e *encoder) task(r *run, pt *v1.PipelineTask, c *child, after []string) {
@@ -369,7 +427,7 @@ func (e *encoder) task(r *run, pt *v1.PipelineTask, c *child, after []string) {
 	}
 	e.key("ref")
 	if pt.TaskRef != nil {
-		e.typed(pt.TaskRef)
+		e.taskRef(pt.TaskRef)
 	} else {
 		e.literal("{}")
 	}

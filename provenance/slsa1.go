@@ -1,9 +1,9 @@
 package provenance
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
-	"strings"
 
 	v1 "github.com/tektoncd/pipeline/pkg/apis/pipeline/v1"
 
@@ -22,15 +22,21 @@ const (
 
 // descriptor is an in-toto ResourceDescriptor.
 type descriptor struct {
-	name, uri string
-	digest    *digestSet // nil: none
-	content   []byte
+	prefix, name string // of one name
+	uri          string
+	digest       *digestSet // nil: none
+	content      []byte     // JSON
 }
 
 // slsa1 writes an in-toto Statement v1 with SLSA provenance v1.0, which
 // v2alpha3 and v2alpha4 fill differently.
 func (s *statement) slsa1(subjects []artifact, deps, byproducts []descriptor) error {
 	e, r := &s.enc, s.run
+	spec, err := json.Marshal(r.spec)
+	if err != nil {
+		return fmt.Errorf("writing the spec: %w", err)
+	}
+	e.buf = make([]byte, 0, 4<<10+256*len(subjects)+len(spec)+size(deps)+size(byproducts))
 	e.open('{')
 	e.field("_type", api.StatementV1)
 	e.statementSubjects(subjects)
@@ -52,7 +58,7 @@ func (s *statement) slsa1(subjects []artifact, deps, byproducts []descriptor) er
 		e.close('}')
 	}
 	e.key("runSpec")
-	e.typed(r.spec)
+	e.json(spec)
 	e.close('}')
 	e.key("internalParameters")
 	e.open('{')
@@ -102,6 +108,19 @@ func (s *statement) slsa1(subjects []artifact, deps, byproducts []descriptor) er
 	return nil
 }
 
+// size is about the length of what descriptors will write.
+func size(list []descriptor) int {
+	n := 0
+	for i := range list {
+		d := &list[i]
+		n += 64 + len(d.prefix) + len(d.name) + len(d.uri) + (len(d.content)+2)/3*4
+		if d.digest != nil {
+			n += 96 * len(d.digest.all)
+		}
+	}
+	return n
+}
+
 // descriptors writes a list of descriptors, unless it is empty. What has
 // content is JSON, which only byproducts say of themselves.
 func (e *encoder) descriptors(key string, list []descriptor) {
@@ -110,9 +129,13 @@ func (e *encoder) descriptors(key string, list []descriptor) {
 	}
 	e.key(key)
 	e.open('[')
-	for _, d := range list {
+	for i := range list {
+		d := &list[i]
 		e.open('{')
-		e.optional("name", d.name)
+		if d.prefix != "" || d.name != "" {
+			e.key("name")
+			e.joined(d.prefix, d.name)
+		}
 		e.optional("uri", d.uri)
 		if d.digest != nil && len(d.digest.all) > 0 {
 			e.key("digest")
@@ -130,52 +153,81 @@ func (e *encoder) descriptors(key string, list []descriptor) {
 	e.close(']')
 }
 
-// dependencies are what went in. Two that have uri, digest and content in
-// common are one, whatever their names; the first keeps its place. A TaskRun's
-// own definition stands before and apart from that.
+// dependencies is a list in which two descriptors that have uri, digest and
+// content in common are one, whatever their names; the first keeps its place.
+// Definitions of the run and of StepActions all stay, since a reader looks them
+// up by name.
+type dependencies struct {
+	list  []descriptor
+	index chains
+}
+
+func (l *dependencies) add(d descriptor) {
+	if d.name != depPipeline && d.prefix != depStepAction {
+		for i := l.index.firstOf(d.uri); i >= 0; i = l.index.next(i) {
+			if have := &l.list[i]; have.digest.equal(d.digest) && bytes.Equal(have.content, d.content) {
+				return
+			}
+		}
+	}
+	l.index.add(d.uri)
+	l.list = append(l.list, d)
+}
+
+// image adds what a container ran, which has no name.
+func (l *dependencies) image(uri []byte, digest hint.Digest) {
+	for i := l.index.first(uri); i >= 0; i = l.index.next(i) {
+		have := &l.list[i]
+		if have.digest != nil && len(have.digest.all) == 1 && have.digest.all[0] == digest && len(have.content) == 0 {
+			return
+		}
+	}
+	d := descriptor{uri: string(uri), digest: oneDigest(digest)}
+	l.index.add(d.uri)
+	l.list = append(l.list, d)
+}
+
+func (l *dependencies) inputs(from []artifact) {
+	for _, a := range from {
+		l.add(descriptor{name: depInput, uri: a.name, digest: a.digest})
+	}
+}
+
+// stepActions adds the definitions of steps that were resolved from somewhere.
+func (l *dependencies) stepActions(tr *v1.TaskRun) {
+	for i := range tr.Status.Steps {
+		if src := newSource(tr.Status.Steps[i].Provenance); src != nil {
+			l.add(descriptor{prefix: depStepAction, name: tr.Status.Steps[i].Name, uri: src.uri, digest: &src.digest})
+		}
+	}
+}
+
+// dependencies are what went in. A TaskRun's own definition stands before and
+// apart from the others.
 func (s *statement) dependencies(stepActions bool) ([]descriptor, error) {
 	r := s.run
-	var list []descriptor
-	named := func(name string, from []artifact) {
-		for _, a := range from {
-			list = append(list, descriptor{name: name, uri: a.name, digest: a.digest})
-		}
-	}
-	images := func(tr *v1.TaskRun) error {
-		steps, err := stepImages(tr)
-		if err != nil {
-			return err
-		}
-		sidecars, err := sidecarImages(tr)
-		if err != nil {
-			return err
-		}
-		named("", steps)
-		named("", sidecars)
-		return nil
-	}
-
+	var deps dependencies
 	if r.task != nil {
-		if err := images(r.task); err != nil {
+		if err := containers(r.task, deps.image); err != nil {
 			return nil, err
 		}
 		if stepActions {
-			named(depInput, s.stepInputs(hint.OfSteps(r.task)))
-			list = append(list, remoteStepActions(r.task)...)
+			deps.inputs(s.stepInputs(hint.OfSteps(r.task)))
+			deps.stepActions(r.task)
 		}
 		var own artifacts
 		s.inputs(&own, r.hints.Git)
 		s.inputs(&own, r.hints.Inputs)
-		named(depInput, own.list)
-		list = distinct(list)
+		deps.inputs(own.list)
 		if r.source != nil {
-			list = append([]descriptor{{name: depTask, uri: r.source.uri, digest: r.source.digest}}, list...)
+			task := descriptor{name: depTask, uri: r.source.uri, digest: &r.source.digest}
+			return append([]descriptor{task}, deps.list...), nil
 		}
-		return list, nil
+		return deps.list, nil
 	}
 
 	if r.source != nil {
-		list = append(list, descriptor{name: depPipeline, uri: r.source.uri, digest: r.source.digest})
+		deps.add(descriptor{name: depPipeline, uri: r.source.uri, digest: &r.source.digest})
 	}
 	err := r.executed(func(c *child) error {
 		d, err := s.pipelineTask(c)
@@ -183,23 +235,23 @@ func (s *statement) dependencies(stepActions bool) ([]descriptor, error) {
 			return err
 		}
 		if d != nil {
-			list = append(list, *d)
+			deps.add(*d)
 		}
 		if stepActions {
-			list = append(list, remoteStepActions(c.TaskRun)...)
+			deps.stepActions(c.TaskRun)
 		}
-		return images(c.TaskRun)
+		return containers(c.TaskRun, deps.image)
 	})
 	if err != nil {
 		return nil, err
 	}
 	if stepActions && s.cfg.DeepInspection {
-		_ = r.executed(func(c *child) error { named(depInput, s.stepInputs(c.stepHints())); return nil })
+		_ = r.executed(func(c *child) error { deps.inputs(s.stepInputs(c.stepHints())); return nil })
 	}
 	var in artifacts
 	s.pipelineInputs(&in)
-	named(depInput, in.list)
-	return distinct(list), nil
+	deps.inputs(in.list)
+	return deps.list, nil
 }
 
 // pipelineTask describes the definition of a pipeline's task, if it was
@@ -211,7 +263,7 @@ func (s *statement) pipelineTask(c *child) (*descriptor, error) {
 	}
 	d := &descriptor{name: depPipelineTask}
 	if c.source != nil {
-		d.uri, d.digest = c.source.uri, c.source.digest
+		d.uri, d.digest = c.source.uri, &c.source.digest
 	}
 	if s.cfg.BuildType == BuildTypeTekton {
 		var err error
@@ -220,17 +272,6 @@ func (s *statement) pipelineTask(c *child) (*descriptor, error) {
 		}
 	}
 	return d, nil
-}
-
-// remoteStepActions describes the definitions of steps resolved from somewhere.
-func remoteStepActions(tr *v1.TaskRun) []descriptor {
-	var out []descriptor
-	for i := range tr.Status.Steps {
-		if src := newSource(tr.Status.Steps[i].Provenance); src != nil {
-			out = append(out, descriptor{name: depStepAction + tr.Status.Steps[i].Name, uri: src.uri, digest: src.digest})
-		}
-	}
-	return out
 }
 
 // stepInputs are the inputs that StepActions name: each step's commit, then all
@@ -246,32 +287,19 @@ func (s *statement) stepInputs(steps []hint.Hints) []artifact {
 	return out.list
 }
 
-// distinct drops what an earlier descriptor already says, except definitions of
-// the run and of StepActions, which a reader looks up by name.
-func distinct(list []descriptor) []descriptor {
-	type key struct{ uri, digest, content string }
-	seen := make(map[key]bool, len(list))
-	out := list[:0]
-	for _, d := range list {
-		k := key{uri: d.uri, content: string(d.content)}
-		if d.digest != nil {
-			k.digest = d.digest.key()
-		}
-		if seen[k] && d.name != depTask && d.name != depPipeline && !strings.HasPrefix(d.name, depStepAction) {
-			continue
-		}
-		seen[k] = true
-		out = append(out, d)
-	}
-	return out
-}
-
 // byproduct describes a result. Its content is the value as encoding/json
 // writes it, the very bytes upstream has.
-func byproduct(name string, v v1.ParamValue) (descriptor, error) {
-	content, err := json.Marshal(v)
-	if err != nil {
-		return descriptor{}, fmt.Errorf("writing %s: %w", name, err)
+func (s *statement) byproduct(prefix string, res named) (descriptor, error) {
+	d := descriptor{prefix: prefix, name: res.name}
+	from := len(s.values)
+	values, ok := appendGoValue(s.values, res.value)
+	if !ok {
+		content, err := json.Marshal(res.value)
+		if err != nil {
+			return descriptor{}, fmt.Errorf("writing %s%s: %w", prefix, res.name, err)
+		}
+		values = append(values, content...)
 	}
-	return descriptor{name: name, content: content}, nil
+	s.values, d.content = values, values[from:len(values):len(values)]
+	return d, nil
 }

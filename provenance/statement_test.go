@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"strings"
 	"testing"
 
@@ -14,6 +13,7 @@ import (
 
 	"assay.dev/assay/hint"
 	"assay.dev/assay/provenance"
+	"assay.dev/assay/provenance/provenancetest"
 )
 
 const (
@@ -230,89 +230,21 @@ func TestConfigFormat(t *testing.T) {
 	}
 }
 
-// BenchmarkStatement states a PipelineRun of 20 TaskRuns, 60 steps and 6 images.
-func BenchmarkStatement(b *testing.B) {
-	run, children := largeRun(20)
-	in, err := provenance.OfPipelineRun(run, children)
+// TestConcurrent is for the race detector: observers state runs that they share
+// with a cache.
+func TestConcurrent(t *testing.T) {
+	pr, trs := provenancetest.PipelineRun("team-a", "build-1", provenancetest.SmallScript)
+	in, err := provenance.OfPipelineRun(pr, trs)
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
-	for _, format := range formats[1:] {
-		b.Run(strings.ReplaceAll(string(format), "/", "-"), func(b *testing.B) {
-			cfg := config(b, "artifacts.pipelinerun.enable-deep-inspection", "true")
-			b.ReportAllocs()
-			for b.Loop() {
-				data, err := provenance.Statement(in, cfg, format, provenance.Options{})
-				if err != nil {
-					b.Fatal(err)
-				}
-				b.SetBytes(int64(len(data)))
+	for _, format := range formats {
+		t.Run(string(format), func(t *testing.T) {
+			t.Parallel()
+			cfg := config(t, "artifacts.pipelinerun.enable-deep-inspection", "true", "builddefinition.buildtype", string(provenance.BuildTypeTekton))
+			if _, err := provenance.Statement(in, cfg, format, provenance.Options{}); err != nil {
+				t.Error(err)
 			}
 		})
 	}
-	b.Run("load", func(b *testing.B) {
-		raw, err := json.Marshal(run)
-		if err != nil {
-			b.Fatal(err)
-		}
-		var raws [][]byte
-		for _, c := range children {
-			data, err := json.Marshal(c)
-			if err != nil {
-				b.Fatal(err)
-			}
-			raws = append(raws, data)
-		}
-		b.ReportAllocs()
-		for b.Loop() {
-			if _, err := provenance.Load(raw, raws...); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-}
-
-// largeRun is a PipelineRun like that of a container build: n tasks by bundle,
-// three steps each, the first of them cloning, every third pushing an image.
-func largeRun(n int) (*v1.PipelineRun, []*v1.TaskRun) {
-	start := metav1.Unix(1700000000, 0)
-	pr := &v1.PipelineRun{}
-	pr.APIVersion, pr.Kind, pr.Name, pr.UID = "tekton.dev/v1", "PipelineRun", "large", "uid"
-	pr.Labels = map[string]string{"app": "shop", "team": "a"}
-	pr.Status.StartTime, pr.Status.CompletionTime = &start, &start
-	pr.Status.PipelineSpec = &v1.PipelineSpec{}
-	var children []*v1.TaskRun
-	for i := range n {
-		name := fmt.Sprintf("task-%d", i)
-		bundle := v1.Param{Name: "bundle", Value: *v1.NewStructuredValues(fmt.Sprintf("r.example.com/catalog/%s@sha256:%064x", name, i))}
-		ref := &v1.TaskRef{ResolverRef: v1.ResolverRef{Resolver: "bundles", Params: v1.Params{bundle}}}
-		pt := v1.PipelineTask{Name: name, TaskRef: ref}
-		if i > 0 {
-			pt.Params = v1.Params{{Name: "in", Value: *v1.NewStructuredValues(fmt.Sprintf("$(tasks.task-%d.results.out)", i-1))}}
-		}
-		pr.Status.PipelineSpec.Tasks = append(pr.Status.PipelineSpec.Tasks, pt)
-
-		tr := taskRun("large-"+name, "out=value")
-		tr.APIVersion, tr.Kind = "tekton.dev/v1", "TaskRun"
-		tr.Labels = map[string]string{hint.LabelPipelineTask: name, "tekton.dev/pipelineRun": "large", "tekton.dev/memberOf": "tasks"}
-		tr.Annotations = map[string]string{"pipeline.tekton.dev/release": "v1.15.0", "chains.tekton.dev/signed": "true"}
-		tr.Spec.Params = v1.Params{{Name: "url", Value: *v1.NewStructuredValues("https://git.example.com/shop")}}
-		tr.Status.StartTime, tr.Status.CompletionTime = &start, &start
-		tr.Status.Provenance = &v1.Provenance{RefSource: &v1.RefSource{URI: "r.example.com/catalog/" + name, Digest: map[string]string{"sha256": fmt.Sprintf("%064x", i)}}}
-		tr.Status.TaskSpec = &v1.TaskSpec{}
-		tr.Status.Steps = nil
-		for j := range 3 {
-			step := fmt.Sprintf("step-%d", j)
-			tr.Status.TaskSpec.Steps = append(tr.Status.TaskSpec.Steps, v1.Step{Name: step, Image: "tool", Script: strings.Repeat("echo \"working\" && make all\n", 40)})
-			tr.Status.Steps = append(tr.Status.Steps, v1.StepState{Name: step, ImageID: fmt.Sprintf("r.example.com/tool-%d@sha256:%064x", j, j)})
-		}
-		if i%3 == 0 {
-			tr.Status.Results = append(tr.Status.Results,
-				v1.TaskRunResult{Name: "IMAGE_URL", Type: "string", Value: *v1.NewStructuredValues("r.example.com/shop/" + name)},
-				v1.TaskRunResult{Name: "IMAGE_DIGEST", Type: "string", Value: *v1.NewStructuredValues(fmt.Sprintf("sha256:%064x", i))})
-		}
-		children = append(children, tr)
-		pr.Status.ChildReferences = append(pr.Status.ChildReferences, v1.ChildStatusReference{Name: tr.Name, PipelineTaskName: name})
-	}
-	return pr, children
 }

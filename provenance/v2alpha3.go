@@ -7,9 +7,9 @@ func (s *statement) v2alpha3() error {
 	if s.run.pipeline != nil {
 		prefix = "pipelineRunResults/"
 	}
-	var byproducts []descriptor
+	byproducts := make([]descriptor, 0, len(s.run.results))
 	for _, res := range s.run.results {
-		d, err := byproduct(prefix+res.name, res.value)
+		d, err := s.byproduct(prefix, res)
 		if err != nil {
 			return err
 		}

@@ -62,12 +62,17 @@ func (s *statement) buildArtifacts() ([]artifact, error) {
 // steps' results may share a name.
 func (s *statement) byproducts() ([]descriptor, error) {
 	var out []descriptor
+	n, bytes := s.run.resultSizes()
+	s.values = make([]byte, 0, bytes)
 	add := func(prefix string, results []named) error {
 		for _, res := range results {
+			if out == nil {
+				out = make([]descriptor, 0, n)
+			}
 			if !hint.IsByproduct(res.name, res.value.ObjectVal) {
 				continue
 			}
-			d, err := byproduct(prefix+res.name, res.value)
+			d, err := s.byproduct(prefix, res)
 			if err != nil {
 				return err
 			}
@@ -80,6 +85,9 @@ func (s *statement) byproducts() ([]descriptor, error) {
 			return err
 		}
 		for i := range tr.Status.Steps {
+			if len(tr.Status.Steps[i].Results) == 0 {
+				continue
+			}
 			if err := add("stepResults/"+tr.Name+"/", taskResults(tr.Status.Steps[i].Results)); err != nil {
 				return err
 			}
@@ -99,4 +107,27 @@ func (s *statement) byproducts() ([]descriptor, error) {
 	}
 	err := r.executed(func(c *child) error { return task(c.TaskRun) })
 	return out, err
+}
+
+// resultSizes counts results, of TaskRuns and their steps too, and about the
+// bytes they take as JSON.
+func (r *run) resultSizes() (n, bytes int) {
+	add := func(results []v1.TaskRunResult) {
+		n += len(results)
+		for i := range results {
+			bytes += 8 + len(results[i].Value.StringVal)*9/8
+		}
+	}
+	for i := range r.results {
+		n++
+		bytes += 8 + len(r.results[i].value.StringVal)*9/8
+	}
+	_ = r.executed(func(c *child) error {
+		add(c.Status.Results)
+		for i := range c.Status.Steps {
+			add(c.Status.Steps[i].Results)
+		}
+		return nil
+	})
+	return n, bytes
 }

@@ -1,7 +1,6 @@
 package observer
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,15 +9,17 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
-	"sigs.k8s.io/yaml"
 
 	"assay.dev/assay/api"
 	"assay.dev/assay/attest"
 	"assay.dev/assay/attest/dsse"
+	"assay.dev/assay/hint"
 	"assay.dev/assay/internal/home"
 	"assay.dev/assay/provenance"
 	"assay.dev/assay/store"
@@ -26,16 +27,19 @@ import (
 )
 
 // statedUsage is printed for --help and after wrong flags.
-const statedUsage = `Usage: assay attest -f RUN [--children FILE]… [--format FORMAT] [--config FILE]
+const statedUsage = `Usage: assay attest -f RUN [--children FILE…] [--format FORMAT] [--config FILE]
                     [--sign] [--store]
 
 Prints the in-toto statement that Tekton Chains would make of a TaskRun or
 PipelineRun in a file. What is in a file can be anything, so this is a stated
 run: with --sign it gets a key and a builder.id of its own, never those of a run
-that was executed here.
+that was executed here. What the statement is silent about, and hints that are
+malformed, are named on standard error.
 
-  -f FILE           one TaskRun or PipelineRun, JSON or YAML, v1 or v1beta1
-  --children FILE   TaskRuns of the PipelineRun; several documents, repeatable
+  -f FILE           one TaskRun or PipelineRun, JSON or YAML, v1 or v1beta1, as
+                    kubectl get prints it; - reads standard input
+  --children FILE   TaskRuns of the PipelineRun, by name; several files, each of
+                    several documents or a list, as kubectl get prints it
   --format FORMAT   in-toto, slsa/v1, slsa/v2alpha3, slsa/v2alpha4 or
                     simplesigning; default: as --config says
   --config FILE     chains-config: its data, or the ConfigMap itself
@@ -45,6 +49,7 @@ that was executed here.
 Exit codes: 0 printed, 1 it cannot be stated, 2 wrong usage.
 `
 
+// maxInput bounds one file, in bytes.
 const maxInput = 64 << 20
 
 // strings is a repeatable flag.
@@ -72,19 +77,33 @@ func MainAttest(ctx context.Context, args []string, out, errw io.Writer) int {
 		fmt.Fprintf(errw, "assay: %v\n%s", err, statedUsage)
 		return 2
 	}
-	switch err := fs.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprint(out, statedUsage)
-		return 0
-	case err != nil:
-		return usage(err)
+	// --children takes several files, so what stands between flags belongs to it.
+	for rest := args; ; {
+		switch err := fs.Parse(rest); {
+		case errors.Is(err, flag.ErrHelp):
+			fmt.Fprint(out, statedUsage)
+			return 0
+		case err != nil:
+			return usage(err)
+		}
+		if fs.NArg() == 0 {
+			break
+		}
+		if len(children) == 0 {
+			return usage(fmt.Errorf("unexpected argument %q: files of TaskRuns follow --children", fs.Arg(0)))
+		}
+		children = append(children, fs.Arg(0))
+		rest = fs.Args()[1:]
+	}
+	switch {
 	case *file == "":
 		return usage(errors.New("no run given: use -f FILE"))
 	case *output != "json" && *output != "text":
 		return usage(fmt.Errorf("--output %q: attest prints json", *output))
-	}
-	for _, extra := range fs.Args() {
-		children = append(children, extra)
+	case *format != "" && !slices.Contains([]provenance.Format{
+		provenance.InToto, provenance.SLSAv1, provenance.SLSAv2alpha3, provenance.SLSAv2alpha4, provenance.Simplesigning,
+	}, provenance.Format(*format)):
+		return usage(fmt.Errorf("--format %q: unknown format; accepted: in-toto, slsa/v1, slsa/v2alpha3, slsa/v2alpha4, simplesigning", *format))
 	}
 	s := stated{format: *format, sign: *sign || *doStore, store: *doStore, warn: errw}
 	b, err := s.run(ctx, *file, children, *config)
@@ -107,15 +126,16 @@ type stated struct {
 }
 
 func (s *stated) run(ctx context.Context, file string, childFiles []string, configFile string) ([]byte, error) {
-	data, err := readConfig(configFile)
+	data, err := readSettings(configFile)
 	if err != nil {
 		return nil, err
 	}
-	h, hc, err := statedHome(s.sign)
-	if err != nil {
-		return nil, err
-	}
+	var h *home.Home
+	var hc home.Config
 	if s.sign {
+		if h, hc, err = statedHome(); err != nil {
+			return nil, err
+		}
 		// A stated run never speaks under another builder's id.
 		data["builder.id"] = api.BuilderID(api.Stated, api.SeparationNone, hc.Instance)
 	}
@@ -123,55 +143,13 @@ func (s *stated) run(ctx context.Context, file string, childFiles []string, conf
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", configName(configFile), err)
 	}
-	object, err := readBounded(file)
+	in, err := s.input(file, childFiles)
 	if err != nil {
 		return nil, err
 	}
-	var children [][]byte
-	for _, f := range childFiles {
-		b, err := readBounded(f)
-		if err != nil {
-			return nil, err
-		}
-		docs, err := documents(b)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", f, err)
-		}
-		children = append(children, docs...)
-	}
-	in, err := provenance.Load(object, children...)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	for _, m := range in.Missing {
-		fmt.Fprintf(s.warn, "assay: warning: child %s was not given; the statement is silent about it\n", m)
-	}
-	if warning := unfinished(in); warning != "" {
-		fmt.Fprintf(s.warn, "assay: warning: %s\n", warning)
-	}
-	format := provenance.Format(s.format)
-	if format == "" {
-		format = cfg.Format(in)
-	}
-	if format == provenance.Simplesigning {
-		images, err := provenance.SimpleSigning(in, provenance.Options{})
-		if err != nil {
-			return nil, err
-		}
-		if images == nil {
-			images = []provenance.Image{}
-		}
-		if s.sign {
-			return nil, errors.New("--sign with --format simplesigning: images are signed along with the statement; use another format")
-		}
-		return json.Marshal(images)
-	}
-	payload, err := provenance.Statement(in, cfg, format, provenance.Options{})
-	if err != nil {
-		return nil, err
-	}
-	if !s.sign {
-		return payload, nil
+	payload, err := s.form(in, cfg)
+	if err != nil || !s.sign {
+		return payload, err
 	}
 	signer, err := EnsureKey(h, api.Stated)
 	if err != nil {
@@ -189,8 +167,93 @@ func (s *stated) run(ctx context.Context, file string, childFiles []string, conf
 	return json.Marshal(env)
 }
 
-// statedHome prepares the key's place when something is to be signed.
-func statedHome(sign bool) (*home.Home, home.Config, error) {
+// input reads the run and its children and warns of what they lack.
+func (s *stated) input(file string, childFiles []string) (provenance.Input, error) {
+	object, err := readBounded(file)
+	if err != nil {
+		return provenance.Input{}, err
+	}
+	var children [][]byte
+	for _, f := range childFiles {
+		b, err := readBounded(f)
+		if err != nil {
+			return provenance.Input{}, err
+		}
+		docs, err := provenance.Documents(b)
+		if err != nil {
+			return provenance.Input{}, fmt.Errorf("%s: %w", f, err)
+		}
+		children = append(children, docs...)
+	}
+	in, err := provenance.Load(object, children...)
+	if err != nil {
+		return provenance.Input{}, fmt.Errorf("%s: %w", file, err)
+	}
+	for _, m := range in.Missing {
+		s.warning("child %s was not given; the statement is silent about it", m)
+	}
+	if what := unfinished(in); what != "" {
+		s.warning("%s", what)
+	}
+	var problems []hint.Problem
+	if in.TaskRun != nil {
+		problems = hint.Problems(nil, in.TaskRun)
+	} else {
+		problems = hint.Problems(in.PipelineRun, in.Children...)
+	}
+	for i, p := range problems {
+		if i == maxWarnings {
+			s.warning("%d further problems with hints", len(problems)-i)
+			break
+		}
+		s.warning("%s", p)
+	}
+	return in, nil
+}
+
+// maxWarnings about hints is what one still reads.
+const maxWarnings = 50
+
+// warning prints one line. What it says comes from strangers' files, which must
+// not speak to the terminal.
+func (s *stated) warning(format string, args ...any) {
+	line := strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '\uFFFD'
+	}, fmt.Sprintf(format, args...))
+	fmt.Fprintf(s.warn, "assay: warning: %s\n", line)
+}
+
+// form writes the statement or, for simplesigning, the list of images.
+func (s *stated) form(in provenance.Input, cfg provenance.Config) (payload []byte, err error) {
+	// Upstream's formatter is known to panic on some runs. Ours is not; but what
+	// it is given here nobody has admitted to a cluster.
+	defer func() {
+		if p := recover(); p != nil {
+			payload, err = nil, fmt.Errorf("stating provenance: the run is not as Tekton writes it: %v", p)
+		}
+	}()
+	format := provenance.Format(s.format)
+	if format == "" {
+		format = cfg.Format(in)
+	}
+	if format != provenance.Simplesigning {
+		return provenance.Statement(in, cfg, format, provenance.Options{})
+	}
+	if s.sign {
+		return nil, errors.New("--sign with --format simplesigning: images are signed along with the statement; use another format")
+	}
+	images, err := provenance.SimpleSigning(in, provenance.Options{})
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(images)
+}
+
+// statedHome prepares the key's place.
+func statedHome() (*home.Home, home.Config, error) {
 	h, err := home.Find()
 	if err != nil {
 		return nil, home.Config{}, err
@@ -199,10 +262,7 @@ func statedHome(sign bool) (*home.Home, home.Config, error) {
 	if err != nil {
 		return nil, hc, err
 	}
-	if sign {
-		err = h.Make()
-	}
-	return h, hc, err
+	return h, hc, h.Make()
 }
 
 // put stores a stated envelope beside the images that it names.
@@ -250,8 +310,8 @@ func configName(f string) string {
 	return f
 }
 
-// readConfig reads chains-config as data or as the ConfigMap.
-func readConfig(file string) (map[string]string, error) {
+// readSettings reads chains-config; no file means no setting.
+func readSettings(file string) (map[string]string, error) {
 	if file == "" {
 		return map[string]string{}, nil
 	}
@@ -259,37 +319,23 @@ func readConfig(file string) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var m map[string]any
-	if err := yaml.UnmarshalStrict(b, &m); err != nil {
+	data, err := provenance.ReadConfig(b)
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
-	if kind, ok := m["kind"]; ok {
-		if kind != "ConfigMap" {
-			return nil, fmt.Errorf("%s: kind %v: want a ConfigMap or its data", file, kind)
-		}
-		data, ok := m["data"].(map[string]any)
-		if !ok && m["data"] != nil {
-			return nil, fmt.Errorf("%s: data is no map", file)
-		}
-		m = data
-	}
-	out := map[string]string{}
-	for k, v := range m {
-		s, ok := v.(string)
-		if !ok {
-			return nil, fmt.Errorf("%s: %s is %v: ConfigMap values are strings, put it in quotes", file, k, v)
-		}
-		out[k] = s
-	}
-	return out, nil
+	return data, nil
 }
 
+// readBounded reads a file; - is standard input.
 func readBounded(file string) ([]byte, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, fmt.Errorf("opening the file: %w", err)
+	f := os.Stdin
+	if file != "-" {
+		var err error
+		if f, err = os.Open(file); err != nil {
+			return nil, fmt.Errorf("opening the file: %w", err)
+		}
+		defer f.Close()
 	}
-	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxInput+1))
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", file, err)
@@ -298,30 +344,6 @@ func readBounded(file string) ([]byte, error) {
 		return nil, fmt.Errorf("%s has more than %d bytes", file, maxInput)
 	}
 	return b, nil
-}
-
-// documents splits a file of several YAML documents, or one JSON list.
-func documents(b []byte) ([][]byte, error) {
-	if t := bytes.TrimSpace(b); len(t) > 0 && t[0] == '[' {
-		var list []json.RawMessage
-		if err := json.Unmarshal(t, &list); err != nil {
-			return nil, err
-		}
-		out := make([][]byte, len(list))
-		for i, d := range list {
-			out[i] = d
-		}
-		return out, nil
-	}
-	var out [][]byte
-	for _, d := range bytes.Split(append([]byte("\n"), b...), []byte("\n---")) {
-		// What follows --- on its line (a comment, or nothing) ends there.
-		d = bytes.TrimPrefix(d, []byte("\r"))
-		if t := bytes.TrimSpace(d); len(t) > 0 {
-			out = append(out, d)
-		}
-	}
-	return out, nil
 }
 
 func unfinished(in provenance.Input) string {
