@@ -53,8 +53,10 @@ type Bundle struct {
 	// Hint names the public key; it is not authenticated. Empty in a bundle
 	// that carries a certificate.
 	Hint string
-	// Certificate says that the signer is named by a certificate, not a key.
+	// Certificate says that the signer is named by a certificate, not a key, and
+	// Leaf is that certificate, DER, not checked, where the bundle has it alone.
 	Certificate bool
+	Leaf        []byte
 	Envelope    *dsse.Envelope
 	Message     *Message
 	// LogEntries counts transparency log entries, Timestamps says whether
@@ -225,6 +227,11 @@ func (b *Bundle) material(data []byte) error {
 			b.Certificate = true
 		}
 	}
+	if c := m["certificate"]; c != nil {
+		if b.Leaf, err = leaf(c); err != nil {
+			return fmt.Errorf("reading certificate: %w", err)
+		}
+	}
 	if signers != 1 {
 		return fmt.Errorf("%d of publicKey, certificate and x509CertificateChain; want one", signers)
 	}
@@ -237,6 +244,15 @@ func (b *Bundle) material(data []byte) error {
 	}
 	b.Timestamps = m["timestampVerificationData"] != nil
 	return nil
+}
+
+// leaf is empty where a bundle names a certificate and does not carry it.
+func leaf(data []byte) ([]byte, error) {
+	m, err := strictjson.Object(data)
+	if err != nil || m["rawBytes"] == nil {
+		return nil, err
+	}
+	return base64Member(m["rawBytes"])
 }
 
 func message(data []byte) (*Message, error) {

@@ -1,10 +1,14 @@
 package bundle_test
 
 import (
+	"encoding/json"
+	"encoding/pem"
 	"strings"
 	"testing"
 
 	"assay.dev/assay/attest/bundle"
+	"assay.dev/assay/attest/intoto"
+	"assay.dev/assay/store/storetest"
 )
 
 const good = `{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","verificationMaterial":{"publicKey":{"hint":"h"}},"dsseEnvelope":{"payload":"eA==","payloadType":"t","signatures":[{"sig":"eA=="}]}}`
@@ -60,4 +64,49 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestEncode(t *testing.T) {
+	signer, other := storetest.NewCertSigner(t), storetest.NewCertSigner(t)
+	r := storetest.StatementRecord(t, storetest.NewRun("TaskRun"), "x", []intoto.Subject{{Name: "a", Digest: map[string]string{"sha1": "0"}}}, signer)
+	leaf, _ := pem.Decode(signer.Cert)
+	foreign, _ := pem.Decode(other.Cert)
+	entries := []json.RawMessage{json.RawMessage(`{"logIndex":"1"}`)}
+
+	b, err := bundle.Encode(r.Envelope(), signer.Key, bundle.Material{Leaf: leaf.Bytes, LogEntries: entries})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := bundle.Parse(b)
+	if err != nil || !got.Certificate || string(got.Leaf) != string(leaf.Bytes) || got.LogEntries != 1 || got.Hint != "" {
+		t.Errorf("with a certificate: %+v, %v", got, err)
+	}
+	if b, err = bundle.Encode(r.Envelope(), signer.Key, bundle.Material{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err = bundle.Parse(b); err != nil || got.Certificate || got.Hint != signer.Key.Hint() || got.LogEntries != 0 {
+		t.Errorf("with a bare key: %+v, %v", got, err)
+	}
+	// As MarshalJSON writes the same bundle.
+	if plain, err := bundle.New(r.Envelope(), signer.Key); err != nil {
+		t.Fatal(err)
+	} else if want, err := plain.MarshalJSON(); err != nil || string(want) != string(b) {
+		t.Errorf("with a bare key: %s\nwant %s (%v)", b, want, err)
+	}
+	for name, try := range map[string]func() ([]byte, error){
+		"another's certificate": func() ([]byte, error) {
+			return bundle.Encode(r.Envelope(), signer.Key, bundle.Material{Leaf: foreign.Bytes})
+		},
+		"no certificate": func() ([]byte, error) {
+			return bundle.Encode(r.Envelope(), signer.Key, bundle.Material{Leaf: []byte("x")})
+		},
+		"another's signature": func() ([]byte, error) { return bundle.Encode(r.Envelope(), other.Key, bundle.Material{}) },
+		"broken log entry": func() ([]byte, error) {
+			return bundle.Encode(r.Envelope(), signer.Key, bundle.Material{LogEntries: []json.RawMessage{[]byte("{")}})
+		},
+	} {
+		if b, err := try(); err == nil {
+			t.Errorf("%s: %s; want an error", name, b)
+		}
+	}
 }

@@ -67,35 +67,48 @@ func PAE(payloadType string, payload []byte) []byte {
 // PAE is what the envelope's signatures sign.
 func (e *Envelope) PAE() []byte { return PAE(e.PayloadType, e.Payload) }
 
-type envelopeJSON struct {
-	PayloadType string          `json:"payloadType"`
-	Payload     string          `json:"payload"`
-	Signatures  []signatureJSON `json:"signatures"`
-}
-
-type signatureJSON struct {
-	KeyID string `json:"keyid,omitempty"`
-	Sig   string `json:"sig"`
-}
-
 // MarshalJSON writes the envelope in standard base64. The same envelope always
 // gives the same bytes.
 func (e *Envelope) MarshalJSON() ([]byte, error) {
-	w := envelopeJSON{
-		PayloadType: e.PayloadType,
-		Payload:     base64.StdEncoding.EncodeToString(e.Payload),
-		Signatures:  make([]signatureJSON, 0, len(e.Signatures)),
-	}
+	// Payloads are large and need no escaping, so they are not handed to an encoder
+	// that would look for it.
+	enc := base64.StdEncoding
+	size := len(`{"payloadType":,"payload":"","signatures":[]}`) + len(e.PayloadType) + enc.EncodedLen(len(e.Payload)) + 16
 	for _, s := range e.Signatures {
-		w.Signatures = append(w.Signatures, signatureJSON{s.KeyID, base64.StdEncoding.EncodeToString(s.Sig)})
+		size += len(`{"keyid":,"sig":""},`) + len(s.KeyID) + enc.EncodedLen(len(s.Sig)) + 16
 	}
+	b := append(make([]byte, 0, size), `{"payloadType":`...)
+	b, err := appendString(b, e.PayloadType)
+	if err != nil {
+		return nil, err
+	}
+	b = enc.AppendEncode(append(b, `,"payload":"`...), e.Payload)
+	b = append(b, `","signatures":[`...)
+	for i, s := range e.Signatures {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, '{')
+		if s.KeyID != "" {
+			if b, err = appendString(append(b, `"keyid":`...), s.KeyID); err != nil {
+				return nil, err
+			}
+			b = append(b, ',')
+		}
+		b = enc.AppendEncode(append(b, `"sig":"`...), s.Sig)
+		b = append(b, `"}`...)
+	}
+	return append(b, `]}`...), nil
+}
+
+func appendString(to []byte, s string) ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(w); err != nil {
+	if err := enc.Encode(s); err != nil {
 		return nil, err
 	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+	return append(to, bytes.TrimSuffix(b.Bytes(), []byte("\n"))...), nil
 }
 
 // Parse reads an envelope and verifies nothing. It fails on anything that two

@@ -28,6 +28,7 @@ type StatusError struct {
 	URL    string
 	Status int
 	Body   string // first bytes of what the registry said
+	Code   string // the registry's word for it, such as MANIFEST_INVALID; may be empty
 }
 
 func (e *StatusError) Error() string {
@@ -55,7 +56,13 @@ type client struct {
 	attempts int
 	// noMonolithic is set once the registry has shown that it does not take a
 	// blob in one request.
-	noMonolithic atomic.Bool
+	noMonolithic *atomic.Bool
+	// access adds credentials to requests; nil where the transport does, or none
+	// are needed.
+	access *access
+	// patience is the longest pause that a registry can ask for; where it asks
+	// for more, the request fails at once. 0: ten seconds are waited at most.
+	patience time.Duration
 }
 
 type response struct {
@@ -80,8 +87,12 @@ type request struct {
 var errTooLarge = errors.New("larger than allowed")
 
 func (c *client) url(elem ...string) *url.URL {
+	scheme := c.repo.Scheme()
+	if c.access != nil {
+		scheme = c.access.host.scheme()
+	}
 	return &url.URL{
-		Scheme: c.repo.Scheme(),
+		Scheme: scheme,
 		Host:   c.repo.RegistryStr(),
 		Path:   "/v2/" + c.repo.RepositoryStr() + "/" + strings.Join(elem, "/"),
 	}
@@ -92,19 +103,28 @@ func (c *client) url(elem ...string) *url.URL {
 // or write content by its digest, or a tag's manifest whose effect is checked
 // afterwards.
 func (c *client) do(ctx context.Context, r request) (*response, error) {
-	var last error
+	var (
+		last    error
+		renewed bool
+	)
 	for try := range c.attempts {
 		if try > 0 {
 			if err := wait(ctx, last, try); err != nil {
 				return nil, errors.Join(err, last)
 			}
 		}
-		res, err := c.once(ctx, r)
+		res, used, err := c.once(ctx, r)
+		if c.access != nil && statusOf(err) == http.StatusUnauthorized && !renewed {
+			// A token may have run out.
+			if renewed = true; c.access.refused(used) {
+				res, _, err = c.once(ctx, r)
+			}
+		}
 		if err == nil {
 			return res, nil
 		}
 		last = err
-		if ctx.Err() != nil || !temporary(err) {
+		if ctx.Err() != nil || !temporary(err) || c.patience > 0 && retryAfter(err) > c.patience {
 			break
 		}
 	}
@@ -121,6 +141,24 @@ func (e retryError) Unwrap() error { return e.error }
 func temporary(err error) bool {
 	var re retryError
 	return errors.As(err, &re)
+}
+
+// retryAfter is the pause that the registry asked for, 0 if it did not.
+func retryAfter(err error) time.Duration {
+	var re retryError
+	if errors.As(err, &re) {
+		return re.after
+	}
+	return 0
+}
+
+// statusOf is the status of a registry's refusal, 0 for other errors.
+func statusOf(err error) int {
+	var se *StatusError
+	if errors.As(err, &se) {
+		return se.Status
+	}
+	return 0
 }
 
 // wait is 100 ms, doubled with each try, or what the registry asked for, ten
@@ -141,17 +179,22 @@ func wait(ctx context.Context, last error, try int) error {
 	}
 }
 
-func (c *client) once(ctx context.Context, r request) (*response, error) {
+func (c *client) once(ctx context.Context, r request) (_ *response, used credential, _ error) {
 	req, err := http.NewRequestWithContext(ctx, r.method, r.url.String(), bytes.NewReader(r.body))
 	if err != nil {
-		return nil, err
+		return nil, used, err
 	}
 	for k, v := range r.header {
 		req.Header[k] = v
 	}
+	if c.access != nil {
+		if used, err = c.access.authorize(ctx, req); err != nil {
+			return nil, used, err
+		}
+	}
 	res, err := c.http.Do(req)
 	if err != nil {
-		return nil, retryError{error: err}
+		return nil, used, retryError{error: err}
 	}
 	defer res.Body.Close()
 	out := &response{status: res.StatusCode, header: res.Header, url: res.Request.URL}
@@ -160,31 +203,31 @@ func (c *client) once(ctx context.Context, r request) (*response, error) {
 			continue
 		}
 		if r.method == http.MethodHead || r.limit == 0 {
-			return out, nil
+			// What is left unread costs the connection.
+			_, _ = io.CopyN(io.Discard, res.Body, 4096)
+			return out, used, nil
 		}
 		out.body, err = io.ReadAll(io.LimitReader(res.Body, r.limit+1))
 		if err != nil {
-			return nil, retryError{error: fmt.Errorf("%s %s: reading answer: %w", r.method, r.url.Redacted(), err)}
+			return nil, used, retryError{error: fmt.Errorf("%s %s: reading answer: %w", r.method, r.url.Redacted(), err)}
 		}
 		if int64(len(out.body)) > r.limit {
-			return nil, fmt.Errorf("%s %s: answer is %w (%d bytes)", r.method, r.url.Redacted(), errTooLarge, r.limit)
+			return nil, used, fmt.Errorf("%s %s: answer is %w (%d bytes)", r.method, r.url.Redacted(), errTooLarge, r.limit)
 		}
-		return out, nil
+		return out, used, nil
 	}
 	se := &StatusError{Method: r.method, URL: withoutQuery(r.url), Status: res.StatusCode}
 	if said, err := io.ReadAll(io.LimitReader(res.Body, 4096)); err == nil {
-		se.Body = message(said)
+		se.Body, se.Code = message(said), code(said)
 	}
 	switch res.StatusCode {
 	case http.StatusTooManyRequests, http.StatusRequestTimeout, http.StatusInternalServerError,
 		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		re := retryError{error: se}
-		if s, err := strconv.Atoi(res.Header.Get("Retry-After")); err == nil && s > 0 {
-			re.after = time.Duration(min(s, 10)) * time.Second
-		}
-		return nil, re
+		re.after = parseRetryAfter(res.Header.Get("Retry-After"), time.Now())
+		return nil, used, re
 	}
-	return nil, se
+	return nil, used, se
 }
 
 // withoutQuery drops what may hold upload states and signed parameters.
@@ -192,6 +235,30 @@ func withoutQuery(u *url.URL) string {
 	v := *u
 	v.RawQuery = ""
 	return v.Redacted()
+}
+
+// parseRetryAfter reads seconds or a date (RFC 9110, 10.2.3), an hour at most.
+func parseRetryAfter(s string, now time.Time) time.Duration {
+	if n, err := strconv.Atoi(s); err == nil {
+		return time.Duration(min(max(n, 0), 3600)) * time.Second
+	}
+	if t, err := http.ParseTime(s); err == nil {
+		return min(max(t.Sub(now), 0), time.Hour)
+	}
+	return 0
+}
+
+// code is the first of the specification's error codes in an answer.
+func code(body []byte) string {
+	var e struct {
+		Errors []struct {
+			Code string `json:"code"`
+		} `json:"errors"`
+	}
+	if json.Unmarshal(body, &e) != nil || len(e.Errors) == 0 || len(e.Errors[0].Code) > 64 {
+		return ""
+	}
+	return e.Errors[0].Code
 }
 
 // message takes the words out of the specification's error form, or the first
@@ -253,7 +320,11 @@ func (c *client) hasBlob(ctx context.Context, digest string, size int64) (bool, 
 // putBlob uploads a blob: in one request where the registry takes it so, else
 // in two.
 func (c *client) putBlob(ctx context.Context, b []byte) error {
-	digest := digestOf(b)
+	return c.putBlobAs(ctx, digestOf(b), b)
+}
+
+// putBlobAs is putBlob where the digest is known.
+func (c *client) putBlobAs(ctx context.Context, digest string, b []byte) error {
 	header := http.Header{"Content-Type": {"application/octet-stream"}}
 	u := c.url("blobs", "uploads", "")
 	r := request{method: http.MethodPost, url: u, header: header, accept: []int{http.StatusCreated, http.StatusAccepted}}

@@ -27,6 +27,12 @@
 //     does not, a layer that cosign adds between our read and our write, a few
 //     milliseconds apart, can be lost: cosign leaves no journal.
 //
+// # Two writers
+//
+// A Store keeps, in both forms, what Assay itself has executed. A Keeper keeps what
+// was watched, in the one form that chains-config asks for, as Tekton Chains does;
+// see there for what it costs and holds.
+//
 // # What it costs
 //
 // Requests for a first Put of n pieces of evidence with t tags: 1 for referrers,
@@ -41,6 +47,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -118,7 +125,7 @@ func New(repo name.Repository, transport http.RoundTripper, opts Options) *Store
 	return &Store{
 		repo:   repo,
 		opts:   opts,
-		client: &client{repo: repo, http: &http.Client{Transport: transport}, attempts: opts.Attempts},
+		client: &client{repo: repo, http: &http.Client{Transport: transport}, attempts: opts.Attempts, noMonolithic: new(atomic.Bool)},
 	}
 }
 

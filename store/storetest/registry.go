@@ -22,13 +22,20 @@ import (
 // before OCI 1.1.
 func Registry(t testing.TB, referrers bool) http.Handler {
 	t.Helper()
-	h := olareg.New(config.Config{
+	h := newRegistry(referrers)
+	t.Cleanup(func() { _ = h.Close() })
+	return h
+}
+
+// NewRegistry is Registry for a process that is no test and ends without closing it.
+func NewRegistry(referrers bool) http.Handler { return newRegistry(referrers) }
+
+func newRegistry(referrers bool) *olareg.Server {
+	return olareg.New(config.Config{
 		Storage: config.ConfigStorage{StoreType: config.StoreMem},
 		API:     config.ConfigAPI{Referrer: config.ConfigAPIReferrer{Enabled: &referrers}},
 		Log:     slog.New(slog.DiscardHandler),
 	})
-	t.Cleanup(func() { _ = h.Close() })
-	return h
 }
 
 // Transport sends requests straight to a handler.
