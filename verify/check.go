@@ -13,6 +13,7 @@ import (
 	"assay.dev/assay/attest/dsse"
 	"assay.dev/assay/attest/intoto"
 	"assay.dev/assay/attest/simplesigning"
+	"assay.dev/assay/attest/tlog"
 	"assay.dev/assay/store"
 )
 
@@ -20,6 +21,7 @@ import (
 // was verified.
 type checker struct {
 	ring     []trusted
+	log      LogTrust
 	digest   string
 	manifest []byte
 
@@ -73,7 +75,7 @@ func (c *checker) bundle(it store.Item) error {
 	if claimed := "sha256:" + hex.EncodeToString(b.Message.SHA256); claimed != c.digest {
 		return fmt.Errorf("it signs %s, not this artifact", claimed)
 	}
-	return c.signature(it, c.manifest, b.Message.Sig, b.Hint)
+	return c.signature(it, "", c.manifest, b.Message.Sig, b.Hint)
 }
 
 // simple verifies an image signature of a .sig tag.
@@ -93,11 +95,12 @@ func (c *checker) simple(it store.Item) error {
 	if err != nil {
 		return fmt.Errorf("reading annotation %s: %w", annotationSignature, err)
 	}
-	return c.signature(it, it.Content, sig, "")
+	return c.signature(it, simplesigning.MediaType, it.Content, sig, "")
 }
 
-// signature adds an image signature if one of the keys made it.
-func (c *checker) signature(it store.Item, message, sig []byte, keyID string) error {
+// signature adds an image signature if one of the keys made it. The payload type is
+// empty for a signature of the manifest's own bytes.
+func (c *checker) signature(it store.Item, payloadType string, message, sig []byte, keyID string) error {
 	for _, k := range c.ring {
 		if k.public.Verify(message, sig) != nil {
 			continue
@@ -105,10 +108,15 @@ func (c *checker) signature(it store.Item, message, sig []byte, keyID string) er
 		if keyID == "" {
 			keyID = k.public.KeyID()
 		}
+		entries, why := c.logged(it, tlog.Signed{PayloadType: payloadType, Payload: message, Sig: sig, Key: k.public})
+		if err := c.demand(entries, why); err != nil {
+			return err
+		}
 		c.addSignature(Signature{
 			Identity: identity(k, keyID),
 			Sig:      base64.StdEncoding.EncodeToString(sig),
 			Format:   string(it.Format),
+			Logged:   Logged{entries, reason(why)},
 		})
 		return nil
 	}
@@ -120,11 +128,14 @@ func (c *checker) signature(it store.Item, message, sig []byte, keyID string) er
 
 func (c *checker) addSignature(s Signature) {
 	// The same signature in two places of one form says nothing more.
-	if !slices.ContainsFunc(c.signatures, func(o Signature) bool {
+	i := slices.IndexFunc(c.signatures, func(o Signature) bool {
 		return o.Format == s.Format && o.Key == s.Key && o.Sig == s.Sig
-	}) {
+	})
+	if i < 0 {
 		c.signatures = append(c.signatures, s)
+		return
 	}
+	mergeLog(&c.signatures[i].Log, &c.signatures[i].NotLogged, s.Log)
 }
 
 // envelope verifies a DSSE envelope that holds a statement about the artifact.
@@ -155,14 +166,19 @@ func (c *checker) envelope(it store.Item, env *dsse.Envelope) error {
 	if err != nil {
 		return fmt.Errorf("reading predicate %s: %w", s.PredicateType, err)
 	}
+	accepted, entries, err := c.inLogs(it, env, accepted)
+	if err != nil {
+		return err
+	}
 	by, with := c.signer(accepted, builder)
+	logged := entries[by.public.Fingerprint()]
 	keyID := with.KeyID
 	if keyID == "" {
 		keyID = by.public.KeyID()
 	}
 	sig := base64.StdEncoding.EncodeToString(with.Sig)
 	if s.PredicateType == intoto.PredicateImageSignature {
-		c.addSignature(Signature{Identity: identity(by, keyID), Sig: sig, Format: string(it.Format)})
+		c.addSignature(Signature{Identity: identity(by, keyID), Sig: sig, Format: string(it.Format), Logged: logged})
 		return nil
 	}
 	st := Statement{
@@ -174,13 +190,38 @@ func (c *checker) envelope(it store.Item, env *dsse.Envelope) error {
 		StatementType: s.Type,
 		PredicateType: s.PredicateType,
 		Predicate:     s.Predicate,
+		Logged:        logged,
 	}
-	if slices.ContainsFunc(c.statements, func(o Statement) bool { return o.PayloadDigest == st.PayloadDigest && o.Key == st.Key }) {
+	if i := slices.IndexFunc(c.statements, func(o Statement) bool { return o.PayloadDigest == st.PayloadDigest && o.Key == st.Key }); i >= 0 {
+		mergeLog(&c.statements[i].Log, &c.statements[i].NotLogged, logged.Log)
 		return nil
 	}
 	c.statements = append(c.statements, st)
 	c.builders = append(c.builders, builder)
 	return nil
+}
+
+// inLogs asks the logs for each accepted signature. Where an entry is required, only
+// those that have one remain.
+func (c *checker) inLogs(it store.Item, env *dsse.Envelope, accepted []dsse.Accepted) ([]dsse.Accepted, map[string]Logged, error) {
+	var (
+		out     []dsse.Accepted
+		refused error
+	)
+	logged := map[string]Logged{}
+	for _, a := range accepted {
+		entries, why := c.logged(it, tlog.Signed{PayloadType: env.PayloadType, Payload: env.Payload, Sig: a.Signature.Sig, Key: a.Key})
+		if err := c.demand(entries, why); err != nil {
+			refused = err
+			continue
+		}
+		out = append(out, a)
+		logged[a.Key.Fingerprint()] = Logged{entries, reason(why)}
+	}
+	if len(out) == 0 {
+		return nil, nil, refused
+	}
+	return out, logged, nil
 }
 
 // signer picks the key to name where several signed: an observer's for this

@@ -1,6 +1,10 @@
 package verify
 
-import "slices"
+import (
+	"slices"
+
+	"assay.dev/assay/attest/tlog"
+)
 
 // Evidence is what verification found to be true about one artifact. Only this
 // package can make one, so holding it means that every signature in it was
@@ -66,6 +70,22 @@ type Signature struct {
 	Identity
 	Sig    string `json:"sig"`    // base64
 	Format string `json:"format"` // cosign-tag, bundle-referrer
+	Logged
+}
+
+// Logged says which of the trusted transparency logs hold a signature.
+type Logged struct {
+	// Log has an entry for each log that proves, or promises, to hold it; an entry
+	// without witnesses rests on the word of the log's operator alone.
+	Log []tlog.Inclusion `json:"log,omitempty"`
+	// NotLogged is why Log is empty, where logs are trusted.
+	NotLogged string `json:"notLogged,omitempty"`
+}
+
+// Witnessed says whether a checkpoint over one of the entries is cosigned by a
+// trusted witness.
+func (l Logged) Witnessed() bool {
+	return slices.ContainsFunc(l.Log, func(in tlog.Inclusion) bool { return len(in.Witnesses) > 0 })
 }
 
 // Statement is a verified in-toto statement whose subject is the artifact. Its
@@ -80,6 +100,7 @@ type Statement struct {
 	StatementType string
 	PredicateType string
 	Predicate     []byte // JSON
+	Logged
 }
 
 // Run is the provenance and the observation of one run.

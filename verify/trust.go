@@ -10,6 +10,7 @@ import (
 
 	"assay.dev/assay/attest/dsse"
 	"assay.dev/assay/attest/strictjson"
+	"assay.dev/assay/attest/tlog"
 )
 
 // MaxTrust is the size in bytes of the largest trust file that is read.
@@ -42,23 +43,29 @@ func LoadPublicKey(path string) (Key, error) {
 	return k, nil
 }
 
+// Trust is what a trust file says.
+type Trust struct {
+	Keys []Key
+	Log  LogTrust
+}
+
 // LoadTrust reads a trust file: see ParseTrust. Key files in it are relative to
 // its folder.
-func LoadTrust(path string) ([]Key, error) {
+func LoadTrust(path string) (*Trust, error) {
 	data, err := readBounded(path, MaxTrust)
 	if err != nil {
 		return nil, fmt.Errorf("reading trust %s: %w", path, err)
 	}
-	keys, err := ParseTrust(data, func(name string) ([]byte, error) {
+	t, err := ParseTrust(data, func(name string) ([]byte, error) {
 		if !filepath.IsAbs(name) {
 			name = filepath.Join(filepath.Dir(path), name)
 		}
-		return readBounded(name, dsse.MaxKeyPEM)
+		return readBounded(name, max(dsse.MaxKeyPEM, tlog.MaxTrustedRoot))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return keys, nil
+	return t, nil
 }
 
 // ParseTrust reads a trust from JSON:
@@ -67,21 +74,38 @@ func LoadTrust(path string) ([]Key, error) {
 //	  {"name": "factory", "file": "observer.pub", "role": "observer",
 //	   "builders": ["https://assay.dev/builder/v1/executed/user/factory-1"]},
 //	  {"name": "chains", "pem": "-----BEGIN PUBLIC KEY-----\n…"}
-//	]}
+//	 ],
+//	 "logs": [
+//	  {"name": "our log", "key": "example.com/log+0a1b2c3d+AX…"},
+//	  {"name": "Rekor", "file": "rekor.pub"},
+//	  {"name": "Sigstore", "trustedRoot": "trusted_root.json"}
+//	 ],
+//	 "witnesses": [{"name": "neighbour", "key": "example.org/witness+1b2c3d4e+BH…"}],
+//	 "quorum": 1,
+//	 "requireLog": true}
 //
 // A key has a name of its own and either pem or file, which read is asked for.
 // Role observer needs builders: exact builder.id values, or prefixes that end in
-// "/". A key without a role is a key holder's. Unknown members and roles,
-// duplicates, an empty list and everything that Image would refuse are errors.
-func ParseTrust(data []byte, read func(name string) ([]byte, error)) ([]Key, error) {
-	keys, err := parseTrust(data, read)
+// "/". A key without a role is a key holder's.
+//
+// The rest may be missing. A log has a name and the key of a tile log of ours (key,
+// a verifier key), of a Rekor log (pem or file), or a Sigstore trusted root
+// (trustedRoot, a file) with those of several. Witnesses have verifier keys; quorum
+// is how many of them must have cosigned a checkpoint, one if nothing is said. It
+// holds for tile logs always, and for a Rekor log that is "witnessed": true. With
+// requireLog evidence counts only if it is in one of the logs.
+//
+// Unknown members and roles, duplicates, an empty list of keys and everything that
+// Image would refuse are errors.
+func ParseTrust(data []byte, read func(name string) ([]byte, error)) (*Trust, error) {
+	t, err := parseTrust(data, read)
 	if err != nil {
 		return nil, fmt.Errorf("parsing trust: %w", err)
 	}
-	return keys, nil
+	return t, nil
 }
 
-func parseTrust(data []byte, read func(string) ([]byte, error)) ([]Key, error) {
+func parseTrust(data []byte, read func(string) ([]byte, error)) (*Trust, error) {
 	if err := strictjson.Check(data, MaxTrust); err != nil {
 		return nil, err
 	}
@@ -89,7 +113,7 @@ func parseTrust(data []byte, read func(string) ([]byte, error)) ([]Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := strictjson.Only(m, "keys"); err != nil {
+	if err := strictjson.Only(m, append(logMembers(), "keys")...); err != nil {
 		return nil, err
 	}
 	list, err := strictjson.Array(m["keys"])
@@ -112,7 +136,11 @@ func parseTrust(data []byte, read func(string) ([]byte, error)) ([]Key, error) {
 	if _, err := (Options{Keys: keys}).keyring(); err != nil {
 		return nil, err
 	}
-	return keys, nil
+	log, err := parseLogTrust(m, read)
+	if err != nil {
+		return nil, err
+	}
+	return &Trust{Keys: keys, Log: log}, nil
 }
 
 func trustKey(raw json.RawMessage, read func(string) ([]byte, error)) (Key, error) {

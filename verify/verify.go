@@ -12,8 +12,13 @@
 // listed beside it with the reason, and never mixed in.
 //
 // Read are cosign's .sig and .att tags and Sigstore bundles hung on the artifact
-// as referrers. Certificates (Fulcio), transparency logs and timestamps are not
-// checked here yet: bundles signed so are listed as rejected.
+// as referrers. Certificates (Fulcio) and timestamps are not checked here yet:
+// bundles signed so are listed as rejected.
+//
+// A signature by a trusted key says nothing of who else has that key. Where the
+// caller trusts transparency logs (Options.Log), each signature and statement says
+// which of them proves to hold it, under whose cosignatures; and where he requires
+// one, evidence that no log holds does not count. See package attest/tlog.
 //
 // The package reaches neither Kubernetes nor Tekton nor code that can sign.
 // Predicates that it does not know are carried as they are; only of provenance
@@ -49,6 +54,9 @@ type Options struct {
 	// WithoutProvenance accepts an artifact that has no verified SLSA
 	// provenance. Default: one is required.
 	WithoutProvenance bool
+	// Log says which transparency logs are believed, and whether evidence must be in
+	// one. Default: none is looked for.
+	Log LogTrust
 	// Transport carries requests to the registry, authorised for it. Default:
 	// http.DefaultTransport, with anonymous tokens where the registry wants
 	// some; see oci.Authorize for credentials.
@@ -149,6 +157,9 @@ func image(ctx context.Context, ref string, opts Options) (*Evidence, error) {
 	if _, err := opts.keyring(); err != nil {
 		return nil, err
 	}
+	if err := opts.Log.check(); err != nil {
+		return nil, err
+	}
 	var nameOpts []name.Option
 	if opts.Insecure {
 		nameOpts = append(nameOpts, name.Insecure)
@@ -188,11 +199,14 @@ func Items(ref string, manifest []byte, items []store.Item, opts Options) (*Evid
 	if err != nil {
 		return nil, err
 	}
+	if err := opts.Log.check(); err != nil {
+		return nil, err
+	}
 	_, digest, ok := strings.Cut(ref, "@")
 	if !ok || digest != digestOf(manifest) {
 		return nil, fmt.Errorf("reference %q does not name the digest of the artifact's bytes, %s", ref, digestOf(manifest))
 	}
-	c := checker{ring: ring, digest: digest, manifest: manifest}
+	c := checker{ring: ring, log: opts.Log, digest: digest, manifest: manifest}
 	for _, it := range items {
 		if err := c.item(it); err != nil {
 			c.rejected = append(c.rejected, Rejected{Format: string(it.Format), Digest: it.Digest, Reason: err.Error()})

@@ -423,12 +423,12 @@ func TestTrust(t *testing.T) {
 	pem, _ := json.Marshal(string(k2.PublicPEM()))
 	good := `{"keys":[{"name":"factory","file":"one.pub","role":"observer","builders":["` + builder + `"]},{"name":"two","pem":` + string(pem) + `}]}`
 	write("trust.json", []byte(good))
-	keys, err := verify.LoadTrust(filepath.Join(dir, "trust.json"))
+	trust, err := verify.LoadTrust(filepath.Join(dir, "trust.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []verify.Key{{Name: "factory", Public: k1.Public(), Observer: true, Builders: []string{builder}}, {Name: "two", Public: k2.Public()}}
-	if d := cmp.Diff(want, keys); d != "" {
+	if d := cmp.Diff(want, trust.Keys); d != "" {
 		t.Error(d)
 	}
 	for name, tc := range map[string]struct{ doc, says string }{
@@ -467,8 +467,8 @@ func FuzzParseTrust(f *testing.F) {
 		if len(data) > 1<<16 {
 			return
 		}
-		keys, err := verify.ParseTrust(data, func(string) ([]byte, error) { return []byte("none"), nil })
-		if err == nil && len(keys) == 0 {
+		trust, err := verify.ParseTrust(data, func(string) ([]byte, error) { return []byte("none"), nil })
+		if err == nil && len(trust.Keys) == 0 {
 			t.Fatal("an empty trust was accepted")
 		}
 	})

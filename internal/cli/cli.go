@@ -141,6 +141,7 @@ Exit codes: 0 done or passed, 1 could not be done or checked, 2 wrong usage,
 		a.imageCommand(),
 		a.registryCommand(),
 		a.keyCommand(),
+		a.logCommand(),
 		a.catalogCommand(),
 	)
 	for _, g := range c.Commands() {

@@ -70,7 +70,7 @@ func (g *gateFlags) open(ctx context.Context, destination string) (*gate.Gate, *
 	if err != nil {
 		return nil, nil, err
 	}
-	return &gate.Gate{Keys: v.keys, Policy: p, Transport: v.transport, Embedded: v.config.Registry, Context: pc}, v, nil
+	return &gate.Gate{Keys: v.keys, Log: v.log, Policy: p, Transport: v.transport, Embedded: v.config.Registry, Context: pc}, v, nil
 }
 
 func (a *app) gateCommand() *cobra.Command {
@@ -237,7 +237,7 @@ func (a *app) release(ctx context.Context, g *gate.Gate, v *verifier, j *gate.Ju
 	}
 	order := releaser.Order{
 		Home: v.home.Dir, Root: v.home.Root, Registry: v.config.Registry,
-		Image: j.Ref, Destination: repo, Tags: tags, PolicyDigest: g.Policy.Digest(),
+		Image: j.Ref, Destination: repo, Tags: tags, PolicyDigest: g.Policy.Digest(), Log: v.log,
 	}
 	if order.Policy, err = filepath.Abs(f.policy); err != nil {
 		return nil, err

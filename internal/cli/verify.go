@@ -28,6 +28,7 @@ type trustFlags struct {
 	keys, observers []string
 	builders        []string
 	trust           string
+	log             logFlags
 }
 
 func (t *trustFlags) add(c *cobra.Command) {
@@ -35,21 +36,34 @@ func (t *trustFlags) add(c *cobra.Command) {
 	f.StringArrayVarP(&t.keys, "key", "k", nil, "public key to verify with (repeatable)")
 	f.StringArrayVar(&t.observers, "observer-key", nil, "public key of an observer: a process that builds cannot reach (repeatable)")
 	f.StringArrayVar(&t.builders, "builder", nil, "builder.id, or a prefix ending in /, that --observer-key holds for")
-	f.StringVar(&t.trust, "trust", "", "trust file with keys and their roles (default: trust.json in the home)")
+	f.StringVar(&t.trust, "trust", "", "trust file with keys and their roles, logs and witnesses (default: trust.json in the home)")
+	t.log.add(c)
 }
 
 // load collects the keys. A bare --key trusts the key and no more; that its
 // owner is an observer is said by --observer-key or by the trust file, which is
-// this machine's own configuration and not the artifact's word.
-func (t *trustFlags) load(h *home.Home) ([]verify.Key, error) {
+// this machine's own configuration and not the artifact's word. Logs and witnesses
+// of the flags are trusted beside those of the file.
+func (t *trustFlags) load(h *home.Home) (*verify.Trust, error) {
 	file, required := t.trust, t.trust != ""
 	if file == "" {
 		file = h.Path("trust.json")
 	}
-	standing, err := verify.LoadTrust(file)
+	trust, err := verify.LoadTrust(file)
 	if err != nil && (required || !errors.Is(err, fs.ErrNotExist)) {
 		return nil, err
 	}
+	if trust == nil {
+		trust = &verify.Trust{}
+	}
+	if trust.Keys, err = t.loadKeys(trust.Keys); err != nil {
+		return nil, err
+	}
+	return trust, t.log.load(&trust.Log)
+}
+
+// loadKeys are the flags' keys, or the standing ones if there are none.
+func (t *trustFlags) loadKeys(standing []verify.Key) ([]verify.Key, error) {
 	if len(t.keys)+len(t.observers) == 0 {
 		if len(standing) == 0 {
 			return nil, usagef("no key given: use --key FILE, --observer-key FILE or --trust FILE")
@@ -88,6 +102,7 @@ type verifier struct {
 	home      *home.Home
 	config    home.Config
 	keys      []verify.Key
+	log       verify.LogTrust
 	transport http.RoundTripper
 }
 
@@ -96,7 +111,7 @@ func (t *trustFlags) verifier() (*verifier, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys, err := t.load(h)
+	trust, err := t.load(h)
 	if err != nil {
 		return nil, err
 	}
@@ -104,11 +119,11 @@ func (t *trustFlags) verifier() (*verifier, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &verifier{home: h, config: cfg, keys: keys, transport: rt}, nil
+	return &verifier{home: h, config: cfg, keys: trust.Keys, log: trust.Log, transport: rt}, nil
 }
 
 func (v *verifier) image(ctx context.Context, ref string) (*verify.Evidence, error) {
-	g := gate.Gate{Keys: v.keys, Transport: v.transport, Embedded: v.config.Registry}
+	g := gate.Gate{Keys: v.keys, Log: v.log, Transport: v.transport, Embedded: v.config.Registry}
 	return g.Verify(ctx, ref)
 }
 
@@ -157,12 +172,13 @@ type statementJSON struct {
 	Format        string `json:"format"`
 	PredicateType string `json:"predicateType"`
 	PayloadDigest string `json:"payloadDigest"`
+	verify.Logged
 }
 
 func (a *app) printEvidence(e *verify.Evidence) error {
 	out := evidenceJSON{Image: e.Ref(), Digest: e.Digest(), Signatures: e.Signatures(), Statements: []statementJSON{}, Runs: []string{}, Rejected: e.Rejected()}
 	for _, s := range e.Statements() {
-		out.Statements = append(out.Statements, statementJSON{s.Identity, s.Format, s.PredicateType, s.PayloadDigest})
+		out.Statements = append(out.Statements, statementJSON{s.Identity, s.Format, s.PredicateType, s.PayloadDigest, s.Logged})
 	}
 	for _, r := range e.Runs() {
 		out.Runs = append(out.Runs, r.ID)
@@ -173,9 +189,11 @@ func (a *app) printEvidence(e *verify.Evidence) error {
 	fmt.Fprintf(a.out, "verified  %s\n", out.Image)
 	for _, s := range out.Signatures {
 		fmt.Fprintf(a.out, "  signature    by %s (%s): %s\n", s.KeyName, s.Grade, s.Format)
+		a.printLogged(s.Logged)
 	}
 	for _, s := range out.Statements {
 		fmt.Fprintf(a.out, "  attestation  %s by %s (%s): %s\n", s.PredicateType, s.KeyName, s.Grade, s.Reason)
+		a.printLogged(s.Logged)
 	}
 	for _, r := range out.Runs {
 		fmt.Fprintf(a.out, "  run          %s\n", r)

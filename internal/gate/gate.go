@@ -31,7 +31,10 @@ var sha256Digest = regexp.MustCompile(`^sha256:[a-f0-9]{64}$`)
 
 // Gate judges images.
 type Gate struct {
-	Keys   []verify.Key
+	Keys []verify.Key
+	// Log says which transparency logs are believed, and whether evidence must be in
+	// one.
+	Log    verify.LogTrust
 	Policy *policy.Policy
 	// Transport reaches registries; Embedded is the registry that needs no
 	// credentials.
@@ -111,7 +114,7 @@ func (g *Gate) Verify(ctx context.Context, ref string) (*verify.Evidence, error)
 	if err != nil {
 		return nil, err
 	}
-	return verify.Image(ctx, ref, verify.Options{Keys: g.Keys, Transport: rt})
+	return verify.Image(ctx, ref, verify.Options{Keys: g.Keys, Log: g.Log, Transport: rt})
 }
 
 // Authorized adds the user's docker credentials for registries that want some.

@@ -40,6 +40,8 @@ type Order struct {
 	Policy      string   `json:"policy"`
 	Data        []string `json:"data"`
 	Keys        []Key    `json:"keys"`
+	// Log is what the gate was told of transparency logs.
+	Log verify.LogTrust `json:"log"`
 	// PolicyDigest and Verdicts are what the gate concluded.
 	PolicyDigest string            `json:"policyDigest"`
 	Verdicts     []*policy.Verdict `json:"verdicts"`
@@ -83,7 +85,7 @@ func Main(ctx context.Context, out io.Writer) error {
 	client := registry.NewClient(h.RegistrySocket(), o.Registry)
 	defer client.Close()
 	route := registry.Route(o.Registry, client.HTTPTransport(), http.DefaultTransport)
-	g := &gate.Gate{Keys: keys, Policy: pol, Transport: route, Embedded: o.Registry, Context: policy.Context{Destination: o.Destination}}
+	g := &gate.Gate{Keys: keys, Log: o.Log, Policy: pol, Transport: route, Embedded: o.Registry, Context: policy.Context{Destination: o.Destination}}
 	j, err := g.Judge(ctx, o.Image)
 	if err != nil {
 		return err
