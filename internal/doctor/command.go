@@ -1,0 +1,81 @@
+package doctor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// ErrNotReady is returned by the command when something is wrong or unknown.
+var ErrNotReady = errors.New("not ready to change over")
+
+// Command is `assayd doctor`.
+func Command() *cobra.Command {
+	doctor := &cobra.Command{
+		Use:   "doctor",
+		Short: "Say what a change-over would change, and what is in its way",
+	}
+	doctor.AddCommand(chainsCommand())
+	return doctor
+}
+
+func chainsCommand() *cobra.Command {
+	var (
+		o                  Options
+		kubeconfig, server string
+		contextName        string
+		output             string
+	)
+	c := &cobra.Command{
+		Use:   "chains",
+		Short: "Read a live installation of Tekton Chains",
+		Long: `Reads ConfigMap chains-config, the names in Secret signing-secrets, Tekton's
+custom resource definitions, the observer's rights and the finished runs, and
+says what will be the same with Assay's observer in Chains' place, what differs
+and what to apply. It changes nothing.
+
+Exit codes: 0 ready, 1 something is wrong or could not be read, 2 wrong usage.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if output != "text" && output != "json" {
+				return fmt.Errorf("--output %q: want text or json", output)
+			}
+			rules := clientcmd.NewDefaultClientConfigLoadingRules()
+			rules.ExplicitPath = kubeconfig
+			overrides := &clientcmd.ConfigOverrides{CurrentContext: contextName}
+			overrides.ClusterInfo.Server = server
+			config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides).ClientConfig()
+			if err != nil {
+				return fmt.Errorf("finding the cluster: %w; use --kubeconfig, or `assayd kubeconfig` for the embedded one", err)
+			}
+			config.QPS, config.Burst = 100, 200
+			w, err := Read(cmd.Context(), config, o)
+			if err != nil {
+				return err
+			}
+			r := Diagnose(w)
+			if output == "json" {
+				e := json.NewEncoder(cmd.OutOrStdout())
+				e.SetIndent("", "  ")
+				err = e.Encode(r)
+			} else {
+				err = r.Text(cmd.OutOrStdout())
+			}
+			if err == nil && !r.Ready() {
+				err = ErrNotReady
+			}
+			return err
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&kubeconfig, "kubeconfig", "", "kubeconfig file; default: as kubectl")
+	f.StringVar(&contextName, "context", "", "context of the kubeconfig")
+	f.StringVar(&server, "server", "", "address of the API server")
+	f.StringVarP(&o.Namespace, "namespace", "n", Namespace, "namespace of Tekton Chains")
+	f.IntVar(&o.MaxRuns, "max-runs", 5000, "how many runs of each kind to look at")
+	f.StringVarP(&output, "output", "o", "text", "text or json")
+	return c
+}
