@@ -75,6 +75,12 @@ func newKey(private crypto.Signer) (*Key, error) {
 // Sign implements Signer. ECDSA signs the message's SHA-256 on both curves, as
 // Tekton Chains and cosign's --key do.
 func (k *Key) Sign(ctx context.Context, message []byte) ([]byte, error) {
+	return k.SignHashed(ctx, message, sha256.Sum256(message))
+}
+
+// SignHashed is Sign for a message whose SHA-256 is known. Who gives another
+// message's gets a signature that verifies for neither.
+func (k *Key) SignHashed(ctx context.Context, message []byte, sum [sha256.Size]byte) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("signing: %w", err)
 	}
@@ -86,8 +92,7 @@ func (k *Key) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	case ed25519.PrivateKey:
 		sig, err = k.private.Sign(rand.Reader, message, crypto.Hash(0))
 	default:
-		d := sha256.Sum256(message)
-		sig, err = k.private.Sign(rand.Reader, d[:], crypto.SHA256)
+		sig, err = k.private.Sign(rand.Reader, sum[:], crypto.SHA256)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("signing: %w", err)
@@ -152,6 +157,19 @@ func StaticPassword(p []byte) Password {
 // encrypted format under either of its names. Errors are ErrKeyKind for other
 // kinds of keys, ErrNoPassword and ErrPassword.
 func ParseKey(data []byte, password Password) (*Key, error) {
+	k, err := ParseKeyOrRSA(data, password)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := k.private.(*rsa.PrivateKey); ok {
+		return nil, fmt.Errorf("reading private key: %w: RSA keys verify here but do not sign; make an %s key", ErrKeyKind, ECDSAP256)
+	}
+	return k, nil
+}
+
+// ParseKeyOrRSA is ParseKey for keys that others chose: it takes RSA keys of 2048
+// bits and more too, which sign with PKCS #1 v1.5 over SHA-256.
+func ParseKeyOrRSA(data []byte, password Password) (*Key, error) {
 	if len(data) > maxKeyFile {
 		return nil, fmt.Errorf("reading private key: %d bytes, at most %d are read", len(data), maxKeyFile)
 	}
@@ -184,12 +202,8 @@ func ParseKey(data []byte, password Password) (*Key, error) {
 		return nil, fmt.Errorf("reading private key: %w", err)
 	}
 	switch p := private.(type) {
-	case *ecdsa.PrivateKey:
-		return newKey(p)
-	case ed25519.PrivateKey:
-		return newKey(p)
-	case *rsa.PrivateKey:
-		return nil, fmt.Errorf("reading private key: %w: RSA keys verify here but do not sign; make an %s key", ErrKeyKind, ECDSAP256)
+	case *ecdsa.PrivateKey, ed25519.PrivateKey, *rsa.PrivateKey:
+		return newKey(p.(crypto.Signer))
 	default:
 		return nil, fmt.Errorf("reading private key: %w: %T; want ECDSA P-256 or P-384, or Ed25519", ErrKeyKind, private)
 	}

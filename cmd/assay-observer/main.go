@@ -4,6 +4,7 @@
 //
 //	assay-observer serve      the witness of a home; started by the launcher
 //	assay-observer attest …   a statement about objects in files
+//	assay-observer signer …   signs over a socket for assayd, which holds no key
 package main
 
 import (
@@ -14,6 +15,7 @@ import (
 	"syscall"
 
 	"assay.dev/assay/internal/observer"
+	"assay.dev/assay/internal/signer"
 )
 
 func main() { os.Exit(run()) }
@@ -34,6 +36,8 @@ func run() int {
 		return 0
 	case "attest":
 		return observer.MainAttest(ctx, os.Args[2:], os.Stdout, os.Stderr)
+	case "signer":
+		return signer.Main(ctx, os.Args[2:], os.Stdout, os.Stderr)
 	}
 	if os.Args[1] == "key" {
 		return observer.MainKey(os.Args[2:], os.Stdout, os.Stderr)
