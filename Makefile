@@ -1,7 +1,7 @@
 # Few targets; each does its own set-up. `make help` lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-BINARIES := assay assay-observer assay-executor assay-planner assay-releaser assay-log
+BINARIES := assay assay-observer assay-executor assay-planner assay-releaser assay-log assayd
 export GOTOOLCHAIN := local
 
 help:          ## this list

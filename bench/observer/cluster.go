@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -200,9 +201,8 @@ func (c *cluster) load(ctx context.Context, first, n, script int) ([]*loaded, er
 				if err != nil {
 					return err
 				}
-				m.Object["status"] = s
-				if _, err := c.dynamic.Resource(taskRuns).Namespace(namespace).UpdateStatus(ctx, m, metav1.UpdateOptions{}); err != nil {
-					return fmt.Errorf("finishing TaskRun %s: %w", m.GetName(), err)
+				if _, err := c.setStatus(ctx, taskRuns, m, s); err != nil {
+					return err
 				}
 			}
 			return nil
@@ -233,24 +233,28 @@ func (c *cluster) create(ctx context.Context, r schema.GroupVersionResource, u *
 }
 
 // finish ends a PipelineRun, now.
-func (c *cluster) finish(ctx context.Context, l *loaded) error {
+func (c *cluster) finish(ctx context.Context, l *loaded) (err error) {
+	l.status["completionTime"] = time.Now().UTC().Format(time.RFC3339)
+	l.object, err = c.setStatus(ctx, pipelineRuns, l.object, l.status)
+	return err
+}
+
+// setStatus gives an object its status. A controller may change the object
+// meanwhile: then it is read and tried again.
+func (c *cluster) setStatus(ctx context.Context, r schema.GroupVersionResource, u *unstructured.Unstructured, status map[string]any) (*unstructured.Unstructured, error) {
+	runs := c.dynamic.Resource(r).Namespace(namespace)
 	for {
-		now := time.Now().UTC().Format(time.RFC3339)
-		l.status["completionTime"] = now
-		l.object.Object["status"] = l.status
-		_, err := c.dynamic.Resource(pipelineRuns).Namespace(namespace).UpdateStatus(ctx, l.object, metav1.UpdateOptions{})
+		u.Object["status"] = status
+		out, err := runs.UpdateStatus(ctx, u, metav1.UpdateOptions{})
 		if err == nil {
-			return nil
+			return out, nil
 		}
-		// A controller may have put a finalizer on it meanwhile.
-		fresh, err2 := c.dynamic.Resource(pipelineRuns).Namespace(namespace).Get(ctx, l.name, metav1.GetOptions{})
-		if err2 != nil {
-			return fmt.Errorf("finishing %s: %w", l.name, errors.Join(err, err2))
+		if !apierrors.IsConflict(err) {
+			return nil, fmt.Errorf("finishing %s %s: %w", r.Resource, u.GetName(), err)
 		}
-		if fresh.GetResourceVersion() == l.object.GetResourceVersion() {
-			return fmt.Errorf("finishing %s: %w", l.name, err)
+		if u, err = runs.Get(ctx, u.GetName(), metav1.GetOptions{}); err != nil {
+			return nil, fmt.Errorf("finishing %s: %w", r.Resource, err)
 		}
-		l.object = fresh
 	}
 }
 

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -20,14 +22,18 @@ const registryArg = "registry"
 // serveRegistry serves an OCI registry in memory on loopback, prints its address
 // and counts requests. It ends with its standard input.
 func serveRegistry() error {
-	store := olareg.New(config.Config{Storage: config.ConfigStorage{StoreType: config.StoreMem}})
+	store := olareg.New(config.Config{
+		Storage: config.ConfigStorage{StoreType: config.StoreMem},
+		Log:     slog.New(slog.DiscardHandler),
+	})
 	defer store.Close()
 	var n atomic.Int64
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	// olareg's remarks about itself are not ours to print.
+	srv := &http.Server{ErrorLog: log.New(io.Discard, "", 0), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/count" {
 			fmt.Fprint(w, n.Load())
 			return

@@ -13,6 +13,7 @@ import (
 	"assay.dev/assay/store/blob"
 	"assay.dev/assay/store/blob/cloud"
 	"assay.dev/assay/store/docdb"
+	doccloud "assay.dev/assay/store/docdb/cloud"
 	"assay.dev/assay/store/folder"
 	"assay.dev/assay/store/grafeas"
 	"assay.dev/assay/store/oci"
@@ -25,6 +26,8 @@ type backends struct {
 	getter   annotations.Getter
 	images   oci.KeeperOptions // Images alone
 	memory   *pubsub.Memory
+	// documents is the document store in memory, one for the whole process.
+	documents docdb.Driver
 }
 
 // keepers implements watch.Keepers: one keeper for each word among the storage
@@ -73,9 +76,11 @@ func (b *backends) keeper(word string, cfg provenance.Config) (store.Keeper, err
 	case "folder":
 		return folder.New(cfg.Own.FolderPath)
 	case "docdb":
-		return docdb.Open(docdb.Options{
-			URL: s.DocDBURL, MongoServerURL: s.MongoServerURL, MongoServerURLDir: s.MongoServerURLDir,
-			MongoServerURLPath: s.MongoServerURLPath, Getenv: os.Getenv,
+		return docdb.New(s.DocDBURL, docdb.Options{
+			Drivers: append(doccloud.Drivers(), b.documents),
+			Mongo: docdb.MongoServer{
+				Path: s.MongoServerURLPath, Dir: s.MongoServerURLDir, URL: s.MongoServerURL, Env: os.Getenv("MONGO_SERVER_URL"),
+			},
 		})
 	case "grafeas":
 		return grafeas.Open(grafeas.Options{Project: s.GrafeasProject, Note: s.GrafeasNote, NoteHint: s.GrafeasNoteHint, KMSRef: cfg.KMS.Ref, Endpoint: cfg.Own.GrafeasEndpoint})

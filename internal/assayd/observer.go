@@ -23,6 +23,7 @@ import (
 	"assay.dev/assay/attest/signing"
 	"assay.dev/assay/internal/watch"
 	"assay.dev/assay/provenance"
+	"assay.dev/assay/store/docdb"
 	"assay.dev/assay/store/pubsub"
 )
 
@@ -137,7 +138,7 @@ func (o *observerOptions) run(ctx context.Context, stdout, stderr io.Writer) (er
 	own := authn.DefaultKeychain
 	credentials := newAccounts(client, own)
 	credentials.ownOnly = o.credentials == "own"
-	back := &backends{accounts: credentials, memory: pubsub.NewMemory(1000)}
+	back := &backends{accounts: credentials, memory: pubsub.NewMemory(1000), documents: docdb.Memory()}
 	tracer, closeTracer, err := tracing(ctx)
 	if err != nil {
 		return err
