@@ -33,8 +33,9 @@ lint: setup    ## vet, format, and the repository's own rules
 	@go vet ./...
 	@go test ./internal/repotest
 
-bench: build   ## side by side, in one run
+bench: build   ## side by side, in one run; ASSAY_CHAINS=PATH adds Chains' controller
 	@go run ./bench
+	@eval "$$(tools/peers etcd kube-apiserver tekton-controller)" && go run ./bench/observer
 
 clean:         ## remove what was built
 	@rm -rf bin

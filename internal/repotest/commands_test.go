@@ -14,37 +14,69 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"assay.dev/assay/internal/assayd"
 	"assay.dev/assay/internal/cli"
+	"assay.dev/assay/internal/logserver"
 	"assay.dev/assay/internal/observer"
+	"assay.dev/assay/provenance"
 )
 
 var update = flag.Bool("update", false, "write docs/commands.md anew")
 
-// TestCommands: docs/commands.md is made of the command tree, so that it cannot
-// say anything else.
+// TestCommands: docs/commands.md and docs/settings.md are made of the command
+// trees and of the table of settings, so that they cannot say anything else.
 func TestCommands(t *testing.T) {
 	r, err := files()
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := reference(t.Context())
+	commands, err := reference(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(r.root, "docs", "commands.md")
-	if *update {
-		if err := os.WriteFile(file, want, 0o644); err != nil {
+	for name, want := range map[string][]byte{"commands.md": commands, "settings.md": settings()} {
+		file := filepath.Join(r.root, "docs", name)
+		if *update {
+			if err := os.WriteFile(file, want, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		got, err := os.ReadFile(file)
+		if err != nil {
 			t.Fatal(err)
 		}
-		return
+		if diff := cmp.Diff(string(got), string(want)); diff != "" {
+			t.Errorf("docs/%s is stale; run `go test ./internal/repotest -run TestCommands -update` (-file +code):\n%s", name, diff)
+		}
 	}
-	got, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
+}
+
+// settings writes the page about chains-config.
+func settings() []byte {
+	var b bytes.Buffer
+	b.WriteString("# Settings of the observer\n\n")
+	b.WriteString("<!-- Made of package provenance: `go test ./internal/repotest -run TestCommands -update` -->\n\n")
+	b.WriteString("Keys of the ConfigMap `chains-config`, or of the file given by `assayd observer --config` and\n")
+	b.WriteString("`assay attest --config`. All values are strings. An unknown key or word is refused, and so is a back\n")
+	b.WriteString("end or key that is used and not located.\n")
+	for _, part := range []struct {
+		title string
+		own   bool
+	}{{"Tekton Chains' keys", false}, {"Ours", true}} {
+		fmt.Fprintf(&b, "\n## %s\n\n| key | values | default | meaning |\n| --- | --- | --- | --- |\n", part.title)
+		for _, k := range provenance.Keys() {
+			if k.Own != part.own {
+				continue
+			}
+			def := ""
+			if k.Default != "" {
+				def = "`" + k.Default + "`"
+			}
+			fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", k.Key, strings.ReplaceAll(k.Values, "|", "\\|"), def, k.Meaning)
+		}
 	}
-	if diff := cmp.Diff(string(got), string(want)); diff != "" {
-		t.Errorf("docs/commands.md is stale; run `go test ./internal/repotest -run TestCommands -update` (-file +commands):\n%s", diff)
-	}
+	return b.Bytes()
 }
 
 // reference writes the page.
@@ -75,6 +107,11 @@ func reference(ctx context.Context) ([]byte, error) {
 		return nil
 	}
 	if err := list(root); err != nil {
+		return nil, err
+	}
+	d := assayd.Command()
+	fmt.Fprintf(&b, "# Commands of assayd\n\n%s. A program of its own, since it links Kubernetes' client.\n\n", d.Short)
+	if err := list(d); err != nil {
 		return nil, err
 	}
 	return b.Bytes(), nil
@@ -118,6 +155,8 @@ func observerHelp(ctx context.Context, command []string) (string, error) {
 		code = observer.MainAttest(ctx, args, &out, &errw)
 	case "key":
 		code = observer.MainKey(args, &out, &errw)
+	case "log":
+		code = logserver.Main(ctx, args, &out, &errw)
 	default:
 		return "", fmt.Errorf("command %v passes its flags on to a program that this test does not know", command)
 	}

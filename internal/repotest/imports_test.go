@@ -32,6 +32,8 @@ var (
 	keyDrivers = []string{
 		"github.com/sigstore/sigstore/pkg/signature/kms/",
 		"github.com/secure-systems-lab/go-securesystemslib/encrypted",
+		"github.com/miekg/pkcs11",
+		"assay.dev/assay/attest/kms", "assay.dev/assay/attest/pkcs11", "assay.dev/assay/attest/fulcio",
 	}
 	signing   = all(signer, keyDrivers)
 	sandboxes = []string{"assay.dev/assay/sandbox/oci", "assay.dev/assay/sandbox/netns", "assay.dev/assay/observe/measure"}
@@ -97,6 +99,22 @@ var rules = []struct {
 	{
 		who: "cmd/assay-releaser", what: all(kubernetes, tekton, []string{"assay.dev/assay/ledger", "assay.dev/assay/internal/observer"}),
 		why: "the releaser holds destination credentials: it judges and copies, and links nothing that it needs for neither",
+	},
+	{
+		who: "cmd/assay-log", what: all(kubernetes, tekton, rego, signer, keyDrivers, []string{"assay.dev/assay/ledger", "assay.dev/assay/internal/observer"}),
+		why: "the log's key signs checkpoints and nothing else: it shares no program with the keys that sign evidence",
+	},
+	{
+		who: "cmd/…", except: []string{"cmd/assay-log"}, what: []string{"github.com/transparency-dev/tessera"},
+		why: "logs are kept by a process of their own; clients speak its protocol (attest/tlog)",
+	},
+	{
+		who: "cmd/assayd", what: []string{"assay.dev/assay/internal/observer", "assay.dev/assay/internal/signer", "assay.dev/assay/ledger"},
+		why: "what parses the objects of a cluster holds no key and knows nothing of executed runs: it asks the signer's process (attest/signing)",
+	},
+	{
+		who: "cmd/…", except: []string{"cmd/assayd", "cmd/assay-planner"}, what: kubeClient,
+		why: "what talks to a cluster belongs into assayd",
 	},
 	{
 		who: "cmd/assay-planner", what: all(rego, []string{"assay.dev/assay/ledger", "assay.dev/assay/internal/observer", "assay.dev/assay/internal/registry"}),
