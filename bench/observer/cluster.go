@@ -29,8 +29,10 @@ import (
 )
 
 const (
-	namespace = "bench"
-	system    = "tekton-chains"
+	system = "tekton-chains"
+	// namespaces that the runs are spread over, as tenants' are: a list of one
+	// run's children reads all of its namespace.
+	namespaces = 50
 	// exampleRegistry is where the generated runs say that their images are.
 	exampleRegistry = "registry.example.com"
 )
@@ -83,8 +85,9 @@ func newCluster(ctx context.Context, settings map[string]string) (_ *cluster, er
 	for _, o := range objects {
 		unstructured.RemoveNestedField(o.Object, "spec", "conversion")
 	}
-	for _, ns := range []string{namespace, system} {
-		objects = append(objects, object("v1", "Namespace", "", ns, nil))
+	objects = append(objects, object("v1", "Namespace", "", system, nil))
+	for i := range namespaces {
+		objects = append(objects, object("v1", "Namespace", "", namespace(i), nil))
 	}
 	data := map[string]any{}
 	for k, v := range settings {
@@ -99,6 +102,8 @@ func newCluster(ctx context.Context, settings map[string]string) (_ *cluster, er
 	}
 	return c, c.startRegistry()
 }
+
+func namespace(run int) string { return fmt.Sprintf("team-%02d", run%namespaces) }
 
 func object(apiVersion, kind, ns, name string, more map[string]any) *unstructured.Unstructured {
 	meta := map[string]any{"name": name}
@@ -156,7 +161,8 @@ func (c *cluster) close() {
 
 // loaded is a PipelineRun in the cluster.
 type loaded struct {
-	name   string
+	name, namespace string
+
 	status map[string]any // what finishes it
 	object *unstructured.Unstructured
 }
@@ -169,7 +175,7 @@ func (c *cluster) load(ctx context.Context, first, n, script int) ([]*loaded, er
 	g.SetLimit(16)
 	for i := range n {
 		g.Go(func() error {
-			pr, trs := provenancetest.PipelineRun(namespace, fmt.Sprintf("build-%05d", first+i), script)
+			pr, trs := provenancetest.PipelineRun(namespace(first+i), fmt.Sprintf("build-%05d", first+i), script)
 			u, err := c.here(pr)
 			if err != nil {
 				return err
@@ -180,7 +186,7 @@ func (c *cluster) load(ctx context.Context, first, n, script int) ([]*loaded, er
 			if err != nil {
 				return err
 			}
-			out[i] = &loaded{name: made.GetName(), status: status, object: made}
+			out[i] = &loaded{name: made.GetName(), namespace: made.GetNamespace(), status: status, object: made}
 			for _, tr := range trs {
 				t, err := c.here(tr)
 				if err != nil {
@@ -225,7 +231,7 @@ func (c *cluster) here(o any) (*unstructured.Unstructured, error) {
 func (c *cluster) create(ctx context.Context, r schema.GroupVersionResource, u *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 	u.SetUID("")
 	u.SetResourceVersion("")
-	made, err := c.dynamic.Resource(r).Namespace(namespace).Create(ctx, u, metav1.CreateOptions{})
+	made, err := c.dynamic.Resource(r).Namespace(u.GetNamespace()).Create(ctx, u, metav1.CreateOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("creating %s %s: %w", r.Resource, u.GetName(), err)
 	}
@@ -242,7 +248,7 @@ func (c *cluster) finish(ctx context.Context, l *loaded) (err error) {
 // setStatus gives an object its status. A controller may change the object
 // meanwhile: then it is read and tried again.
 func (c *cluster) setStatus(ctx context.Context, r schema.GroupVersionResource, u *unstructured.Unstructured, status map[string]any) (*unstructured.Unstructured, error) {
-	runs := c.dynamic.Resource(r).Namespace(namespace)
+	runs := c.dynamic.Resource(r).Namespace(u.GetNamespace())
 	for {
 		u.Object["status"] = status
 		out, err := runs.UpdateStatus(ctx, u, metav1.UpdateOptions{})

@@ -114,7 +114,7 @@ func (m *meter) watch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w, err := client.Resource(pipelineRuns).Namespace(namespace).Watch(ctx, metav1.ListOptions{})
+	w, err := client.Resource(pipelineRuns).Watch(ctx, metav1.ListOptions{})
 	if err != nil {
 		return err
 	}
@@ -330,9 +330,9 @@ func (m *meter) remove(ctx context.Context, l *loaded) error {
 	}{{true}, {false}} {
 		var err error
 		if r.collection {
-			err = m.dynamic.Resource(taskRuns).Namespace(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: "tekton.dev/pipelineRun=" + l.name})
+			err = m.dynamic.Resource(taskRuns).Namespace(l.namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: "tekton.dev/pipelineRun=" + l.name})
 		} else {
-			err = m.dynamic.Resource(pipelineRuns).Namespace(namespace).Delete(ctx, l.name, metav1.DeleteOptions{})
+			err = m.dynamic.Resource(pipelineRuns).Namespace(l.namespace).Delete(ctx, l.name, metav1.DeleteOptions{})
 		}
 		if err != nil {
 			return fmt.Errorf("removing %s: %w", l.name, err)
