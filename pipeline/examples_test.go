@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"assay.dev/assay/internal/testrig/conformance"
 	"assay.dev/assay/pipeline"
 )
 
@@ -27,28 +28,9 @@ func tektonDir(t testing.TB) string {
 	return dir
 }
 
-// conformance is the folder of shared cases beside the repository.
-func conformance(t testing.TB, sub string) string {
-	t.Helper()
-	dir, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for ; dir != "/"; dir = filepath.Dir(dir) {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			break
-		}
-	}
-	at := filepath.Join(dir, "..", "shared", "conformance", sub)
-	if _, err := os.Stat(at); err != nil {
-		t.Skipf("no shared conformance cases beside the repository (looked for shared/conformance/%s)", sub)
-	}
-	return at
-}
-
 // examples lists Tekton's examples as the shared index does.
 func examples(t testing.TB) []string {
-	f, err := os.Open(filepath.Join(conformance(t, "tekton-examples"), "index.tsv"))
+	f, err := os.Open(filepath.Join(conformance.Dir(t, "tekton-examples"), "index.tsv"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
@@ -172,6 +173,41 @@ type Keeper interface {
 	Find(ctx context.Context, run Run, key string) ([]Kept, error)
 	// Close releases connections.
 	Close() error
+}
+
+// KeepEach keeps records one by one, at most atOnce of them side by side, and
+// returns the outcomes in the order of the records. Errors get the record's and
+// the back end's name; their class and delay stay. Records that fail their Check
+// are Permanent faults and keep is not called for them.
+func KeepEach(where string, records []Record, atOnce int, keep func(Record) Outcome) []Outcome {
+	out := make([]Outcome, len(records))
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, max(1, atOnce))
+	for i, r := range records {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			if err := r.Check(); err != nil {
+				out[i].Err = As(Permanent, err)
+			} else {
+				out[i] = keep(r)
+			}
+			if err := out[i].Err; err != nil {
+				out[i].Err = Because(err, fmt.Errorf("keeping %s of %s in %s: %w", r.Key, r.Run, where, err))
+			}
+		})
+	}
+	wg.Wait()
+	return out
+}
+
+// Because is err with the class and the delay of another, which it explains.
+func Because(other, err error) error {
+	f := &Fault{Class: ClassOf(other), Err: err}
+	if o, ok := errors.AsType[*Fault](other); ok {
+		f.RetryAfter = o.RetryAfter
+	}
+	return f
 }
 
 // ErrWriteOnly says that a back end cannot read back what it was given.

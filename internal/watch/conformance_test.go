@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"assay.dev/assay/internal/testrig/conformance"
 	"assay.dev/assay/provenance"
 )
 
@@ -26,7 +27,7 @@ type reconcile struct {
 // reconciler does for the same objects. Where children cannot be had, upstream
 // silently skips the PipelineRun for good; ours is stated, and names them.
 func TestDecisions(t *testing.T) {
-	root := conformanceDir(t)
+	root := conformance.Dir(t, "chains")
 	inputs, err := filepath.Glob(filepath.Join(root, "*", "input.json"))
 	if err != nil || len(inputs) == 0 {
 		t.Fatalf("no cases below %s (%v)", root, err)
@@ -152,27 +153,4 @@ func readJSON(t *testing.T, file string, into any) {
 	if err != nil {
 		t.Fatalf("reading %s: %v", file, err)
 	}
-}
-
-// conformanceDir finds the cases beside the repository.
-func conformanceDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			break
-		}
-		if dir == filepath.Dir(dir) {
-			t.Fatal("no go.mod above the package")
-		}
-		dir = filepath.Dir(dir)
-	}
-	cases := filepath.Join(dir, "..", "shared", "conformance", "chains")
-	if _, err := os.Stat(cases); err != nil {
-		t.Skipf("needs the conformance cases beside the repository: %v", err)
-	}
-	return cases
 }

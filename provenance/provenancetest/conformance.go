@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"assay.dev/assay/internal/testrig/conformance"
 )
 
 // Case is one of the cases of what Tekton Chains prints: a finished run, the
@@ -25,23 +27,7 @@ type Case struct {
 // them the test is skipped.
 func Cases(t testing.TB) []Case {
 	t.Helper()
-	dir, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			break
-		}
-		if dir == filepath.Dir(dir) {
-			t.Fatal("no go.mod above the package")
-		}
-		dir = filepath.Dir(dir)
-	}
-	root := filepath.Join(dir, "..", "shared", "conformance", "chains")
-	if _, err := os.Stat(root); err != nil {
-		t.Skipf("conformance cases are not at ../shared/conformance/chains beside the repository: %v", err)
-	}
+	root := conformance.Dir(t, "chains")
 	inputs, err := filepath.Glob(filepath.Join(root, "*", "input.json"))
 	if err != nil || len(inputs) == 0 {
 		t.Fatalf("no cases below %s (%v)", root, err)

@@ -299,32 +299,11 @@ func (k *Keeper) Close() error {
 // Keep implements store.Keeper. Records are written side by side; the order of
 // outcomes is that of the records.
 func (k *Keeper) Keep(ctx context.Context, records []store.Record) []store.Outcome {
-	out := make([]store.Outcome, len(records))
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, k.opts.AtOnce)
-	for i, r := range records {
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			out[i] = k.keep(ctx, r)
-		})
-	}
-	wg.Wait()
-	return out
+	return store.KeepEach(k.where, records, k.opts.AtOnce, func(r store.Record) store.Outcome { return k.keep(ctx, r) })
 }
 
 func (k *Keeper) keep(ctx context.Context, r store.Record) store.Outcome {
-	fail := func(err error) store.Outcome {
-		err = fmt.Errorf("keeping %s of %s in %s: %w", r.Key, r.Run, k.where, err)
-		var after time.Duration
-		if f, ok := errors.AsType[*store.Fault](err); ok {
-			after = f.RetryAfter
-		}
-		return store.Outcome{Err: &store.Fault{Class: store.ClassOf(err), Err: err, RetryAfter: after}}
-	}
-	if err := r.Check(); err != nil {
-		return fail(store.As(store.Permanent, err))
-	}
+	fail := func(err error) store.Outcome { return store.Outcome{Err: err} }
 	doc, err := newDocument(r)
 	if err != nil {
 		return fail(store.As(store.Permanent, err))

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"assay.dev/assay/attest/intoto"
+	"assay.dev/assay/internal/testrig/conformance"
 	"assay.dev/assay/store"
 	"assay.dev/assay/store/grafeas"
 	"assay.dev/assay/store/storetest"
@@ -20,7 +21,7 @@ import (
 // TestUpstreamsConverter: for SLSA v0.2 the details are those that Grafeas' own
 // converter, which upstream uses, makes of the same statement.
 func TestUpstreamsConverter(t *testing.T) {
-	files, err := filepath.Glob(filepath.Join(conformance(t), "*", "expected-slsa-v1.json"))
+	files, err := filepath.Glob(filepath.Join(conformance.Dir(t, "chains"), "*", "expected-slsa-v1.json"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no statements: %v", err)
 	}

@@ -28,6 +28,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"assay.dev/assay/attest/intoto"
+	"assay.dev/assay/internal/testrig/conformance"
 	"assay.dev/assay/store"
 	"assay.dev/assay/store/grafeas"
 	"assay.dev/assay/store/storetest"
@@ -83,7 +84,7 @@ func TestSuite(t *testing.T) {
 // TestMessages compares what is stored, field by field, with golden files: one
 // statement of each version that the conformance data has, and an image.
 func TestMessages(t *testing.T) {
-	root := conformance(t)
+	root := conformance.Dir(t, "chains")
 	key := fixedSigner(t)
 	for _, c := range []struct{ name, run, payload string }{
 		{"v02-taskrun", "TaskRun", "ex-task-output-image/expected-slsa-v1.json"},
@@ -180,7 +181,7 @@ func golden(t *testing.T, name string, notes map[string]*pb.Note, occurrences []
 
 // TestConformance: every statement that upstream's formatters make is taken.
 func TestConformance(t *testing.T) {
-	root := conformance(t)
+	root := conformance.Dir(t, "chains")
 	files, err := filepath.Glob(filepath.Join(root, "*", "expected-slsa-*.json"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no statements in %s: %v", root, err)

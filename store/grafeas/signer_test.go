@@ -2,8 +2,6 @@ package grafeas_test
 
 import (
 	"crypto/ed25519"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -49,26 +47,4 @@ func (s signer) image(t testing.TB, run store.Run, image string) store.Record {
 	}
 	return store.Record{Run: run, Key: digest[7:19], Format: "simplesigning", Payload: payload, Image: image,
 		Signatures: []store.Signature{{KeyID: s.key.KeyID(), Key: s.key, Sig: ed25519.Sign(s.private, payload)}}}
-}
-
-// conformance finds the runs and statements of upstream beside the repository.
-func conformance(t testing.TB) string {
-	t.Helper()
-	dir, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for ; ; dir = filepath.Dir(dir) {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			break
-		}
-		if dir == filepath.Dir(dir) {
-			t.Fatal("no go.mod above this folder")
-		}
-	}
-	root := filepath.Join(dir, "..", "shared", "conformance", "chains")
-	if _, err := os.Stat(root); err != nil {
-		t.Skip("no conformance data beside the repository: ", root)
-	}
-	return root
 }
