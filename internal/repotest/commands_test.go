@@ -155,6 +155,8 @@ func observerHelp(ctx context.Context, command []string) (string, error) {
 		code = observer.MainAttest(ctx, args, &out, &errw)
 	case "key":
 		code = observer.MainKey(args, &out, &errw)
+	case "doctor":
+		code = assayd.Main(ctx, append([]string{"doctor"}, args...), &out, &errw)
 	case "log":
 		code = logserver.Main(ctx, args, &out, &errw)
 	default:
