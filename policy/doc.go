@@ -13,10 +13,16 @@
 // knows stands under the one key "assay":
 //
 //	{"manifest":   the image's manifest or index,
-//	 "signatures": [{keyid, key, keyName, grade, reason, sig, format}],
-//	 "runs":       [{id, provenance, observation, identity}],
+//	 "signatures": [{keyid, key, keyName, grade, reason, sig, format, log, notLogged}],
+//	 "logs":       names of the transparency logs that the verifier trusts,
+//	 "witnesses":  and of the witnesses,
+//	 "runs":       [{id, provenance, observation, identity, provenanceLog, observationLog}],
 //	 "run":        the one of these under judgement, or null,
 //	 "rejected":   [{format, digest, reason}]}
+//
+// log, provenanceLog and observationLog list what the trusted logs prove of a
+// signature, [{log, kind, index, size, witnesses, time, promise}]; notLogged,
+// provenanceNotLogged and observationNotLogged say why such a list is empty.
 //
 // # Runs are judged one at a time
 //

@@ -37,6 +37,10 @@ type Context struct {
 	// ImageConfig is the config object (Labels, Env, …) of the image's
 	// configuration blob, as JSON; empty: unknown to rules.
 	ImageConfig json.RawMessage
+	// Logs and Witnesses are the names of the transparency logs and witnesses that
+	// the verifier trusts; with none, rules that ask for log entries do not.
+	Logs      []string
+	Witnesses []string
 	// Digests is the closure that the verdict is about; empty: the image alone.
 	Digests []string
 	// Destination is where the image is to be released to, if anywhere.

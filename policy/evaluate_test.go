@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"assay.dev/assay/attest/tlog"
 	"assay.dev/assay/verify"
 )
 
@@ -101,13 +102,17 @@ warn contains sprintf("%s %s", [a.statement.predicateType, json.marshal(a.signat
 	e.manifest = []byte(`{"manifests":[]}`)
 	e.runs[0].Provenance.Payload = []byte(`{"predicateType":"p","n":12345678901234567890}`)
 	e.runs[0].Observation.Payload = []byte(`{"predicateType":"o"}`)
-	v, err := p.evaluate(t.Context(), e, Context{Now: noon, ImageConfig: json.RawMessage(`{"Labels":{"a":"b"}}`)})
+	e.runs[0].Provenance.Log = []tlog.Inclusion{{Log: "l", Kind: tlog.KindTile, Index: 3, Size: 4, Witnesses: []string{"w"}}}
+	e.runs[0].Observation.NotLogged = "why"
+	v, err := p.evaluate(t.Context(), e, Context{Now: noon, ImageConfig: json.RawMessage(`{"Labels":{"a":"b"}}`), Logs: []string{"l"}, Witnesses: []string{"w"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	const id = `"grade":"observer","key":"aa11","keyName":"test","keyid":"k1","reason":"as the test says"`
-	run := `{"id":"run-1","identity":{` + id + `},"observation":{"predicateType":"o"},"provenance":{"n":12345678901234567890,"predicateType":"p"},"provenanceDigest":"` + e.runs[0].Provenance.PayloadDigest + `"}`
-	want := `{"assay":{"manifest":{"manifests":[]},"rejected":[],"run":` + run + `,"runs":[` + run + `],"signatures":[{"format":"cosign-tag",` + id + `,"sig":"c2ln"}]},` +
+	run := `{"id":"run-1","identity":{` + id + `},"observation":{"predicateType":"o"},"observationLog":[],"observationNotLogged":"why",` +
+		`"provenance":{"n":12345678901234567890,"predicateType":"p"},"provenanceDigest":"` + e.runs[0].Provenance.PayloadDigest + `",` +
+		`"provenanceLog":[{"index":3,"kind":"tile","log":"l","size":4,"witnesses":["w"]}]}`
+	want := `{"assay":{"logs":["l"],"manifest":{"manifests":[]},"rejected":[],"run":` + run + `,"runs":[` + run + `],"signatures":[{"format":"cosign-tag",` + id + `,"sig":"c2ln"}],"witnesses":["w"]},` +
 		`"component_name":"run-1","image":{"config":{"Labels":{"a":"b"}},"ref":"` + testImage + `","signatures":[{"keyid":"k1","sig":"c2ln"}]},` +
 		`"policy_spec":` + string(p.document) + `,"snapshot":{"application":"","artifacts":{},"components":[{"containerImage":"` + testImage + `","name":"run-1"}]}}`
 	if d := cmp.Diff(want, v.Violations[0].Msg); d != "" {

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"assay.dev/assay/api"
+	"assay.dev/assay/attest/tlog"
 	"assay.dev/assay/verify"
 )
 
@@ -54,11 +55,17 @@ type world struct {
 	// Manifest is the index that the image is.
 	Manifest   json.RawMessage `json:"manifest"`
 	Signatures []string        `json:"signatures"` // grades
-	Runs       []struct {
-		ID          string          `json:"id"`
-		Grade       string          `json:"grade"`
-		Observation json.RawMessage `json:"observation"`
-		Provenance  json.RawMessage `json:"provenance"`
+	// Logs and Witnesses are trusted; SignatureLog is about every signature.
+	Logs         []string         `json:"logs"`
+	Witnesses    []string         `json:"witnesses"`
+	SignatureLog []tlog.Inclusion `json:"signatureLog"`
+	Runs         []struct {
+		ID             string           `json:"id"`
+		Grade          string           `json:"grade"`
+		Observation    json.RawMessage  `json:"observation"`
+		Provenance     json.RawMessage  `json:"provenance"`
+		ProvenanceLog  []tlog.Inclusion `json:"provenanceLog"`
+		ObservationLog []tlog.Inclusion `json:"observationLog"`
 	} `json:"runs"`
 	TrustedTasks json.RawMessage `json:"trusted_tasks"`
 }
@@ -71,13 +78,14 @@ func (w *world) evidence(t *testing.T) *fakeEvidence {
 	t.Helper()
 	e := &fakeEvidence{ref: w.Image, manifest: w.Manifest}
 	for _, grade := range w.Signatures {
-		e.signatures = append(e.signatures, verify.Signature{Identity: identity(grade), Sig: "c2ln", Format: "cosign-tag"})
+		e.signatures = append(e.signatures, verify.Signature{Identity: identity(grade), Sig: "c2ln", Format: "cosign-tag", Logged: w.logged(w.SignatureLog)})
 	}
 	for _, r := range w.Runs {
 		one := verify.Run{ID: r.ID}
 		id := identity(r.Grade)
 		if r.Provenance != nil {
 			one.Provenance = statement(id, api.PredicateSLSAv02, r.Provenance)
+			one.Provenance.Logged = w.logged(r.ProvenanceLog)
 		}
 		if r.Provenance != nil && r.Observation != nil {
 			// The observation names the provenance, whatever the case made of it.
@@ -85,10 +93,20 @@ func (w *world) evidence(t *testing.T) *fakeEvidence {
 		}
 		if r.Observation != nil {
 			one.Observation = statement(id, api.PredicateObservation, r.Observation)
+			one.Observation.Logged = w.logged(r.ObservationLog)
 		}
 		e.runs = append(e.runs, one)
 	}
 	return e
+}
+
+// logged is what verification says of logs.
+func (w *world) logged(entries []tlog.Inclusion) verify.Logged {
+	l := verify.Logged{Log: entries}
+	if len(entries) == 0 && len(w.Logs) > 0 {
+		l.NotLogged = "no log entry is kept with it"
+	}
+	return l
 }
 
 func statement(id verify.Identity, predicateType string, predicate json.RawMessage) *verify.Statement {
@@ -180,15 +198,17 @@ type expectation struct {
 }
 
 type exampleCase struct {
-	Shows           string                         `json:"shows"`
-	Patch           []any                          `json:"patch"`
-	Exclude         []string                       `json:"exclude"`
-	Prototype       *[]expectation                 `json:"prototype"` // null: not judged
-	Release         *[]expectation                 `json:"release"`
-	ReleaseWarnings *[]expectation                 `json:"releaseWarnings"`
-	Notes           map[string][]expectation       `json:"notes"`
-	Questions       map[string]map[Question]string `json:"questions"`
-	Run             string                         `json:"run"`
+	Shows           string         `json:"shows"`
+	Patch           []any          `json:"patch"`
+	Exclude         []string       `json:"exclude"`
+	Prototype       *[]expectation `json:"prototype"` // null: not judged
+	Release         *[]expectation `json:"release"`
+	ReleaseWarnings *[]expectation `json:"releaseWarnings"`
+	// PrototypeWarnings are those of prototype.
+	PrototypeWarnings *[]expectation                 `json:"prototypeWarnings"`
+	Notes             map[string][]expectation       `json:"notes"`
+	Questions         map[string]map[Question]string `json:"questions"`
+	Run               string                         `json:"run"`
 }
 
 func TestExamplePolicies(t *testing.T) {
@@ -206,7 +226,7 @@ func TestExamplePolicies(t *testing.T) {
 			}
 			t.Run(strings.TrimSuffix(filepath.Base(file), ".json")+"/"+name, func(t *testing.T) {
 				p := examplePolicy(t, name, w, c.Exclude)
-				v, err := p.evaluate(t.Context(), w.evidence(t), Context{Now: w.When})
+				v, err := p.evaluate(t.Context(), w.evidence(t), Context{Now: w.When, Logs: w.Logs, Witnesses: w.Witnesses})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -216,6 +236,9 @@ func TestExamplePolicies(t *testing.T) {
 				compare(t, "violations", v.Violations, *want)
 				if name == "release" && c.ReleaseWarnings != nil {
 					compare(t, "warnings", v.Warnings, *c.ReleaseWarnings)
+				}
+				if name == "prototype" && c.PrototypeWarnings != nil {
+					compare(t, "warnings", v.Warnings, *c.PrototypeWarnings)
 				}
 				for _, n := range c.Notes[name] {
 					find(t, v.Notes, n)

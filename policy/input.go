@@ -10,6 +10,7 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 
+	"assay.dev/assay/attest/tlog"
 	"assay.dev/assay/verify"
 )
 
@@ -58,9 +59,12 @@ type assay struct {
 	// Manifest is the image's manifest or index, as its digest has it.
 	Manifest   json.RawMessage    `json:"manifest"`
 	Signatures []verify.Signature `json:"signatures"`
-	Runs       []run              `json:"runs"`
-	Run        *run               `json:"run"`
-	Rejected   []verify.Rejected  `json:"rejected"`
+	// Logs and Witnesses are those that the verifier trusts, by name.
+	Logs      []string          `json:"logs"`
+	Witnesses []string          `json:"witnesses"`
+	Runs      []run             `json:"runs"`
+	Run       *run              `json:"run"`
+	Rejected  []verify.Rejected `json:"rejected"`
 }
 
 type run struct {
@@ -72,6 +76,12 @@ type run struct {
 	// Identity is who signed. Where provenance and observation differ it is the
 	// less independent of the two, with a reason that says so.
 	Identity verify.Identity `json:"identity"`
+	// What the trusted logs prove of the two signatures: empty where none holds it,
+	// for the reason given.
+	ProvenanceLog        []tlog.Inclusion `json:"provenanceLog"`
+	ProvenanceNotLogged  string           `json:"provenanceNotLogged,omitempty"`
+	ObservationLog       []tlog.Inclusion `json:"observationLog"`
+	ObservationNotLogged string           `json:"observationNotLogged,omitempty"`
 }
 
 // Snapshot is the set of components that the image is judged as part of.
@@ -112,8 +122,10 @@ func newInput(e evidence, c *Context, spec json.RawMessage, key *signerKey) (*fa
 		ComponentName: component,
 		PolicySpec:    spec,
 		Snapshot:      Snapshot{Components: []Component{{Name: component, ContainerImage: ref}}, Artifacts: map[string]any{}},
-		Assay:         assay{Manifest: e.Manifest(), Signatures: []verify.Signature{}, Runs: []run{}, Rejected: []verify.Rejected{}},
+		Assay:         assay{Manifest: e.Manifest(), Signatures: []verify.Signature{}, Logs: []string{}, Witnesses: []string{}, Runs: []run{}, Rejected: []verify.Rejected{}},
 	}
+	doc.Assay.Logs = append(doc.Assay.Logs, c.Logs...)
+	doc.Assay.Witnesses = append(doc.Assay.Witnesses, c.Witnesses...)
 	if c.Snapshot != nil {
 		doc.Snapshot = *c.Snapshot
 		if doc.Snapshot.Components == nil {
@@ -145,13 +157,15 @@ func newInput(e evidence, c *Context, spec json.RawMessage, key *signerKey) (*fa
 		doc.Attestations = append(doc.Attestations, attestation{Statement: s.Payload, Signatures: []sig{{KeyID: s.KeyID, Sig: s.Sig}}})
 	}
 	for _, r := range e.Runs() {
-		one := run{ID: r.ID}
+		one := run{ID: r.ID, ProvenanceLog: []tlog.Inclusion{}, ObservationLog: []tlog.Inclusion{}}
 		if s := r.Provenance; s != nil && (key == nil || s.Key == key.digest) {
 			one.Provenance, one.ProvenanceDigest, one.Identity = s.Payload, s.PayloadDigest, s.Identity
+			one.ProvenanceLog, one.ProvenanceNotLogged = append(one.ProvenanceLog, s.Log...), s.NotLogged
 		}
 		if s := r.Observation; s != nil && (key == nil || s.Key == key.digest) {
 			one.Observation = s.Payload
 			one.Identity = weaker(one.Provenance != nil, one.Identity, s.Identity)
+			one.ObservationLog, one.ObservationNotLogged = append(one.ObservationLog, s.Log...), s.NotLogged
 		}
 		if one.Provenance != nil || one.Observation != nil {
 			doc.Assay.Runs = append(doc.Assay.Runs, one)

@@ -71,6 +71,9 @@ type Evidence struct {
 	// Key made the signatures. A store tells evidence that it already holds by
 	// payload and key, since signing twice gives two signatures.
 	Key dsse.PublicKey
+	// Log says where the signatures were logged, if they were: entries about any of
+	// the evidence's forms. They are kept beside each of them.
+	Log []LogEntry
 }
 
 // Simple is an image signature in the form of cosign's .sig tags.
@@ -133,7 +136,9 @@ type Stored struct {
 	// referrer only.
 	Tag string
 	// Existing: the same payload signed by the same key was there before, and
-	// the signature given was not stored.
+	// the signature given was not stored. Its log entries were not either: they
+	// are about that signature. Evidence that was logged is stored where what was
+	// there before was not.
 	Existing bool
 }
 

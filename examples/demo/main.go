@@ -56,7 +56,7 @@ func run(ctx context.Context) error {
 	defer os.RemoveAll(d.work)
 	began := time.Now()
 
-	say("1  Set up: the catalog as Tekton bundles, a git repository with the source of yq")
+	say("1  Set up: a transparency log, the catalog as Tekton bundles, a git repository with the source of yq")
 	if err := d.setUp(); err != nil {
 		return err
 	}
@@ -116,7 +116,13 @@ func run(ctx context.Context) error {
 		return err
 	}
 
-	say("6  The chain, from commit to verdict")
+	say("6  The log: every signature above is in it, under checkpoints that a witness cosigned")
+	if err := d.assay("log", "verify"); err != nil {
+		return err
+	}
+	fmt.Println("\nThe release policy refuses what is not, so a stolen key cannot be used unseen.")
+
+	say("7  The chain, from commit to verdict")
 	if err := d.assay("trace", released, "--key", d.key(), "--policy", d.policyOf("release")); err != nil {
 		return err
 	}
@@ -201,6 +207,9 @@ func (d *demo) expect(want int, args ...string) error {
 }
 
 func (d *demo) setUp() error {
+	if err := d.log(); err != nil {
+		return err
+	}
 	out, err := d.output("catalog", "push", "--output", "json")
 	if err != nil {
 		return err
@@ -242,6 +251,16 @@ func (d *demo) setUp() error {
 	d.forward = "8080=" + addr
 	fmt.Printf("source at commit %s\n", commit)
 	return d.copyPolicy()
+}
+
+// log gives the home a transparency log and a witness, unless it names a log already.
+// Each has a key of its own and is a process of its own, which a run starts.
+func (d *demo) log() error {
+	cfg, err := d.home.Config()
+	if err != nil || cfg.Log != nil {
+		return err
+	}
+	return d.assay("log", "init")
 }
 
 // push fills in the digests of a file of examples/run and pushes it as a bundle.

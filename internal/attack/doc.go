@@ -9,6 +9,7 @@
 //	results_test.go    results and outputs, during and after their task
 //	liars_test.go      claims about images, commits and hermeticity
 //	executor_test.go   an executor that was taken over
+//	log_test.go        the keys of log, witness and observer
 //	honest_test.go     what must not be refused
 //	kill_test.go       processes killed in the middle of a run
 //

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os/exec"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -19,7 +20,11 @@ func (a *app) attestCommand() *cobra.Command {
 		Long:               "Prints the in-toto statement about a TaskRun or PipelineRun in a file; see\n`assay attest --help` for its flags. It can only state: what executed or watched\nruns are signed with is out of its reach.",
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.observer(cmd.Context(), append([]string{"attest"}, args...)...)
+			attest := func() error { return a.observer(cmd.Context(), append([]string{"attest"}, args...)...) }
+			if slices.Contains(args, "--store") {
+				return a.withLog(cmd, attest)
+			}
+			return attest()
 		},
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,19 +17,31 @@ import (
 )
 
 // logCommand hands over to assay-log, whose keys sign checkpoints and which links
-// the log.
+// the log. Without the flags that say where, init, serve and verify are about the
+// home's own log.
 func (a *app) logCommand() *cobra.Command {
 	c := &cobra.Command{Use: "log", Short: "A transparency log of your own, and its witnesses"}
-	for _, s := range []struct{ use, short string }{
-		{"init --key FILE --name NAME", "Make the key of a log or of a witness"},
-		{"serve --dir DIR --key FILE", "Run a transparency log"},
-		{"verify (--dir DIR | --log URL) --log-key VKEY", "Check a whole log: entries, tiles, root, and that it continues an older checkpoint"},
-		{"witness --key FILE --state DIR --log-key VKEY", "Cosign the checkpoints of logs that keep their word"},
+	for _, s := range []struct {
+		use, short, long string
+		home             func(*cobra.Command, []string) (done bool, err error)
+	}{
+		{"init [--key FILE --name NAME]", "Make this home's log, or the key of a log or of a witness", initHomeLong, a.initHomeLog},
+		{"serve [--dir DIR --key FILE]", "Run this home's log, or another", serveHomeLong, a.serveHomeLog},
+		{"verify [(--dir DIR | --log URL) --log-key VKEY]", "Check a whole log: entries, tiles, root, and that it continues an older checkpoint", verifyHomeLong, a.verifyHomeLog},
+		{"witness --key FILE --state DIR --log-key VKEY", "Cosign the checkpoints of logs that keep their word", "", nil},
 	} {
 		name, _, _ := strings.Cut(s.use, " ")
 		c.AddCommand(&cobra.Command{
-			Use: s.use, Short: s.short, DisableFlagParsing: true,
+			Use: s.use, Short: s.short, Long: s.long, DisableFlagParsing: true,
 			RunE: func(cmd *cobra.Command, args []string) error {
+				if s.home != nil {
+					if done, err := s.home(cmd, args); done || err != nil {
+						return err
+					}
+				}
+				if s.long != "" && (slices.Contains(args, "--help") || slices.Contains(args, "-h")) {
+					fmt.Fprintf(a.out, "%s\n\nElsewhere:\n\n", s.long)
+				}
 				return a.assayLog(cmd.Context(), append([]string{name}, args...)...)
 			},
 		})

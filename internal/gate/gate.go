@@ -104,6 +104,10 @@ func (j *Judgement) add(g *Gate, ctx context.Context, e *verify.Evidence, c poli
 	j.Rejected = append(j.Rejected, e.Rejected()...)
 	merged := g.Context
 	merged.Component, merged.Parent, merged.Digests = c.Component, c.Parent, digests
+	merged.Logs = g.Log.Names()
+	for _, w := range g.Log.Witnesses {
+		merged.Witnesses = append(merged.Witnesses, w.Name)
+	}
 	v, err := g.Policy.Evaluate(ctx, e, merged)
 	j.Entries = append(j.Entries, report.Entry{Image: e.Ref(), Verdict: v, Err: err})
 }

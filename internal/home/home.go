@@ -9,6 +9,8 @@
 //	cache/      images, unpacked         written by the image store, read by all
 //	run/        sockets, scratch         gone with the processes
 //	runs/       finished Tekton objects  written by the launcher
+//	log/        the home's own log       written by the log, read by all; its key by it only
+//	witness/    its witness' memory, key the witness only
 //
 // The separation is by user id, so it needs root to set up. Without root all
 // parts have one owner and every record says key-separation: none.
@@ -45,6 +47,9 @@ const (
 	UIDPlanner  = uidBase + 3
 	UIDReleaser = uidBase + 4
 	UIDImages   = uidBase + 5
+	UIDPlane    = uidBase + 6 // etcd and kube-apiserver of `assayd up`
+	UIDLog      = uidBase + 7
+	UIDWitness  = uidBase + 8
 	// uidExecutors is the first of the executors' users, one per run.
 	uidExecutors = uidBase + 1000
 	// UIDSteps is the first of the 65536 users of steps. Unpacked layers belong
@@ -168,6 +173,9 @@ type Config struct {
 	Mirrors map[string][]string `json:"mirrors,omitempty"`
 	// Insecure registries are spoken to in plain http.
 	Insecure []string `json:"insecure,omitempty"`
+	// Log is the transparency log that evidence is put into before it is stored;
+	// without it there is none.
+	Log *Log `json:"log,omitempty"`
 }
 
 var instance = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,62}$`)
@@ -185,7 +193,7 @@ func (h *Home) Config() (Config, error) {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&c); err != nil {
-		return c, fmt.Errorf("parsing %s: %w; it has instance, registry, mirrors and insecure", h.Path("config.json"), err)
+		return c, fmt.Errorf("parsing %s: %w; it has instance, registry, mirrors, insecure and log", h.Path("config.json"), err)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return c, fmt.Errorf("parsing %s: something follows the object", h.Path("config.json"))
@@ -196,6 +204,11 @@ func (h *Home) Config() (Config, error) {
 	host, port, err := net.SplitHostPort(c.Registry)
 	if n, perr := strconv.Atoi(port); err != nil || perr != nil || host == "" || n < 1 || n > 65535 {
 		return c, fmt.Errorf("%s: registry %q: want host:port, such as %s", h.Path("config.json"), c.Registry, api.DefaultRegistry)
+	}
+	if c.Log != nil {
+		if err := c.Log.check(); err != nil {
+			return c, fmt.Errorf("%s: log: %w", h.Path("config.json"), err)
+		}
 	}
 	return c, nil
 }
@@ -214,13 +227,8 @@ func (h *Home) Make() error {
 			}
 		}
 	}
-	type folder struct {
-		path string
-		uid  uint32
-		mode fs.FileMode
-	}
 	self := uint32(os.Geteuid())
-	for _, f := range []folder{
+	return h.own([]folder{
 		{"", self, 0o755},
 		{"observer", UIDObserver, 0o700},
 		{"ledger", UIDObserver, 0o755},
@@ -233,7 +241,19 @@ func (h *Home) Make() error {
 		{"run/registry", UIDRegistry, 0o755},
 		{"run/images", UIDImages, 0o755},
 		{"runs", self, 0o755},
-	} {
+	})
+}
+
+// folder is a part of the home.
+type folder struct {
+	path string
+	uid  uint32
+	mode fs.FileMode
+}
+
+// own makes folders and gives each to its owner.
+func (h *Home) own(folders []folder) error {
+	for _, f := range folders {
 		p := h.Path(f.path)
 		if err := os.MkdirAll(p, f.mode); err != nil {
 			return fmt.Errorf("making the home: %w", err)

@@ -22,7 +22,7 @@ import (
 
 // userPlane is the user that etcd and kube-apiserver run as where we are root: a
 // number beside the other processes' (package home).
-const userPlane = home.UIDImages + 1
+const userPlane = home.UIDPlane
 
 // startTimeout bounds how long a start may take on a slow machine.
 const startTimeout = 3 * time.Minute

@@ -6,6 +6,8 @@
 //	images     user namespace, the only writer of the cache
 //	executor   user namespace of its own, one per run
 //	planner    own user, nothing else
+//	log        own user, own key: the home's own log, where there is one
+//	witness    own user, own key
 //
 // The launcher itself is root (or the one user there is): it is the operator's
 // hand, believed as the operator is. It lends each service a lifeline, the read
@@ -21,6 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,6 +49,8 @@ type Session struct {
 
 	lock     *os.File
 	services []*process
+	log      *OwnLog
+	noLog    error // why there is none
 }
 
 type process struct {
@@ -91,6 +96,8 @@ func Start(ctx context.Context, h *home.Home, o Options) (_ *Session, err error)
 	s.sweep()
 	sc := service.Config{Home: h.Dir, Root: h.Root, Launcher: uint32(os.Geteuid()), Instance: cfg.Instance, Registry: cfg.Registry, Mirrors: cfg.Mirrors, Insecure: cfg.Insecure}
 	if o.Runs {
+		sc.Log = cfg.Log
+		defer s.startLog(ctx)()
 		ready, err := s.start("observer", "assay-observer", []string{"serve"}, home.UIDObserver, sc)
 		if err == nil {
 			err = ready(ctx)
@@ -133,17 +140,29 @@ func (s *Session) trust() error {
 	if _, err := os.Stat(s.Home.PublicKey(api.Executed)); err != nil {
 		return nil // no observer has run here yet
 	}
-	b, err := json.MarshalIndent(map[string]any{"keys": []any{map[string]any{
+	trust := map[string]any{"keys": []any{map[string]any{
 		"name": "observer", "file": filepath.Join("public", "executed.pub"), "role": "observer",
 		"builders": []string{api.BuilderID(api.Executed, s.Home.Separation(), s.Config.Instance)},
-	}}}, "", "  ")
-	if err != nil {
-		return err
+	}}}
+	if s.Config.Log != nil {
+		maps.Copy(trust, logTrust(*s.Config.Log))
 	}
-	if err := os.WriteFile(path+".tmp", append(b, '\n'), 0o644); err != nil {
-		return fmt.Errorf("writing the trust file: %w", err)
+	return writeTrust(path, trust)
+}
+
+// startLog starts the home's own log beside the other services, unless it is served
+// already; the returned function waits until it answers. That it does not keeps no
+// run from being carried out: the run is attested later.
+func (s *Session) startLog(ctx context.Context) (ready func()) {
+	if s.Config.Log == nil || s.Config.Log.URL != "" || ServesLog(s.Home) {
+		return func() {}
 	}
-	return os.Rename(path+".tmp", path)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.log, s.noLog = StartLog(ctx, s.Home, s.Config, s.Log)
+	}()
+	return func() { <-done }
 }
 
 // takeLock waits for the home's lock: services of two sessions would not find
@@ -366,6 +385,10 @@ func (s *Session) Close() error {
 		}
 	}
 	s.services = nil
+	if s.log != nil {
+		errs = append(errs, s.log.Close())
+		s.log = nil
+	}
 	if s.lock != nil {
 		errs = append(errs, os.RemoveAll(s.Home.Path("run", "images", "docker")))
 		errs = append(errs, s.lock.Close())

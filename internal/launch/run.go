@@ -182,6 +182,9 @@ func (s *Session) state(ctx context.Context, id string, k kept) (*Result, error)
 		st.Object, st.Children = k.TaskRuns[0], nil
 	}
 	stated, err := s.Observer().State(ctx, st)
+	if err != nil && s.noLog != nil {
+		err = fmt.Errorf("%w; the home's own log is not there: %w", err, s.noLog)
+	}
 	if err != nil {
 		return res, fmt.Errorf("stating run %s: %w", id, err)
 	}

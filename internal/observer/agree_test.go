@@ -31,6 +31,7 @@ import (
 type shelf struct {
 	store.Reader
 	payloads []string
+	evidence []store.Evidence
 }
 
 func (s *shelf) Put(_ context.Context, sub store.Subject, evidence ...store.Evidence) ([]store.Stored, error) {
@@ -38,6 +39,7 @@ func (s *shelf) Put(_ context.Context, sub store.Subject, evidence ...store.Evid
 		if _, err := e.Check(sub); err != nil {
 			return nil, err
 		}
+		s.evidence = append(s.evidence, e)
 		s.payloads = append(s.payloads, sub.Repo+"@"+sub.Digest+"\n"+string(e.Envelope.Payload))
 	}
 	return nil, nil
@@ -47,7 +49,13 @@ func (s *shelf) Put(_ context.Context, sub store.Subject, evidence ...store.Evid
 func state(t *testing.T, key attest.Signer, r *recording, rec *ledger.Record, s channel.State) ([]string, error) {
 	t.Helper()
 	kept := &shelf{}
-	n := &Notary{
+	_, err := notary(key, r, kept).State(t.Context(), rec, s)
+	return kept.payloads, err
+}
+
+// notary states a recording onto a shelf.
+func notary(key attest.Signer, r *recording, kept *shelf) *Notary {
+	return &Notary{
 		Signer: key, Instance: "test", RegistryName: "localhost:5055", Bundles: bundles(r.Bundles),
 		Uploads: func(string) ([]registry.Upload, error) { return r.Uploads, nil },
 		Head: func(context.Context, string) (v1.Descriptor, error) {
@@ -56,8 +64,6 @@ func state(t *testing.T, key attest.Signer, r *recording, rec *ledger.Record, s 
 		Store: func(string) (store.Store, error) { return kept, nil },
 		Log:   slog.New(slog.DiscardHandler),
 	}
-	_, err := n.State(t.Context(), rec, s)
-	return kept.payloads, err
 }
 
 // A planner that lies: every field of every object, changed, left out, doubled.

@@ -44,7 +44,8 @@ malformed, are named on standard error.
                     simplesigning; default: as --config says
   --config FILE     chains-config: its data, or the ConfigMap itself
   --sign            print the signed envelope instead
-  --store           sign, and store beside each subject that is an image
+  --store           sign, log where config.json names a log, and store beside each
+                    subject that is an image
 
 Exit codes: 0 printed, 1 it cannot be stated, 2 wrong usage.
 `
@@ -160,7 +161,7 @@ func (s *stated) run(ctx context.Context, file string, childFiles []string, conf
 		return nil, err
 	}
 	if s.store {
-		if err := s.put(ctx, hc, signer, env, payload); err != nil {
+		if err := s.put(ctx, h, hc, signer, env, payload); err != nil {
 			return nil, err
 		}
 	}
@@ -266,7 +267,7 @@ func statedHome() (*home.Home, home.Config, error) {
 }
 
 // put stores a stated envelope beside the images that it names.
-func (s *stated) put(ctx context.Context, hc home.Config, signer attest.Signer, env *dsse.Envelope, payload []byte) error {
+func (s *stated) put(ctx context.Context, h *home.Home, hc home.Config, signer attest.Signer, env *dsse.Envelope, payload []byte) error {
 	subjects, err := subjectsOf(payload)
 	if err != nil {
 		return err
@@ -282,6 +283,16 @@ func (s *stated) put(ctx context.Context, hc home.Config, signer attest.Signer, 
 		if strings.HasPrefix(sub.Name, hc.Registry+"/") {
 			return fmt.Errorf("%s is in the embedded registry, where only executed runs are attested", sub.Name)
 		}
+	}
+	log, err := openLog(h, hc.Log)
+	if err != nil {
+		return err
+	}
+	piece := &store.Evidence{Envelope: env, Key: key}
+	if err := logAll(ctx, log, []evidence{{pieces: []*store.Evidence{piece}}}); err != nil {
+		return err
+	}
+	for _, sub := range subjects {
 		d := "sha256:" + sub.Digest["sha256"]
 		repo, err := name.NewRepository(sub.Name)
 		if err != nil {
@@ -296,7 +307,7 @@ func (s *stated) put(ctx context.Context, hc home.Config, signer attest.Signer, 
 		if err != nil {
 			return err
 		}
-		if _, err := st.Put(ctx, artifact, store.Evidence{Envelope: env, Key: key}); err != nil {
+		if _, err := st.Put(ctx, artifact, *piece); err != nil {
 			return fmt.Errorf("storing the statement beside %s: %w", sub.Name, err)
 		}
 	}

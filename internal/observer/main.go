@@ -46,6 +46,10 @@ func MainServe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	logbook, err := openLog(h, c.Log)
+	if err != nil {
+		return err
+	}
 	led, err := ledger.Open(h.Ledger(), time.Now)
 	if err != nil {
 		return err
@@ -76,7 +80,8 @@ func MainServe(ctx context.Context) error {
 				}
 				return oci.New(r, route, oci.Options{}), nil
 			},
-			Log: log,
+			Logbook: logbook,
+			Log:     log,
 		},
 	})
 	if err != nil {

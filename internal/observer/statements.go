@@ -39,14 +39,18 @@ type Notary struct {
 	Head func(ctx context.Context, ref string) (v1.Descriptor, error)
 	// Store keeps evidence in a repository.
 	Store func(repo string) (store.Store, error)
-	Log   *slog.Logger
+	// Logbook is the transparency log that evidence is put into before it is stored;
+	// nil: there is none.
+	Logbook Logbook
+	Log     *slog.Logger
 }
 
 var _ Statements = (*Notary)(nil)
 
-// State compares, checks, states, signs and stores, in this order. An error
+// State compares, checks, states, signs, logs and stores, in this order. An error
 // leaves the run unsigned; evidence that was stored before a later store failed
-// is the same evidence a second try makes.
+// is the same evidence a second try makes. Nothing is stored that was not logged
+// where there is a log: one that is down delays.
 func (n *Notary) State(ctx context.Context, rec *ledger.Record, s channel.State) (*channel.Stated, error) {
 	if rec.Ending.Outcome != ledger.Succeeded {
 		return nil, fmt.Errorf("run %s %s: only a run that succeeded is attested", s.Run, rec.Ending.Outcome)
@@ -109,54 +113,80 @@ func (n *Notary) State(ctx context.Context, rec *ledger.Record, s channel.State)
 	if len(subjects) == 0 {
 		return nil, ErrNoSubject
 	}
-	prov, err := attest.Statement(ctx, n.Signer, payload)
-	if err != nil {
-		return nil, err
-	}
 	obs := observation(a, c, refs, pipeline, uploads, builder)
 	obs.Provenance = []observe.Payload{{PredicateType: predicateOf(format), Digest: digest(payload)}}
 	obsPayload, err := observationStatement(subjects, obs)
 	if err != nil {
 		return nil, err
 	}
-	seen, err := attest.Statement(ctx, n.Signer, obsPayload)
+	list, err := n.sign(ctx, subjects, payload, obsPayload)
 	if err != nil {
 		return nil, err
 	}
+	if err := logAll(ctx, n.Logbook, list); err != nil {
+		return nil, err
+	}
 	out.Payloads = append(obs.Provenance, observe.Payload{PredicateType: api.PredicateObservation, Digest: digest(obsPayload)})
-	for _, sub := range subjects {
-		if err := n.put(ctx, sub, prov, seen); err != nil {
-			return nil, fmt.Errorf("storing evidence for %s: %w", sub.Name, err)
+	for _, e := range list {
+		if err := n.put(ctx, e); err != nil {
+			return nil, fmt.Errorf("storing evidence for %s: %w", e.subject.Repo, err)
 		}
-		out.Subjects = append(out.Subjects, sub.Name+"@sha256:"+sub.Digest["sha256"])
+		out.Subjects = append(out.Subjects, e.subject.Ref())
 	}
 	return out, nil
 }
 
-// put stores provenance, signature and observation for one image.
-func (n *Notary) put(ctx context.Context, sub subject, prov, seen *dsse.Envelope) error {
-	d := "sha256:" + sub.Digest["sha256"]
-	desc, err := n.Head(ctx, sub.Name+"@"+d)
-	if err != nil {
-		return err
-	}
-	sig, err := attest.Image(ctx, n.Signer, sub.Name, d)
-	if err != nil {
-		return err
-	}
+// evidence is what is kept about one image; pieces may be shared with others.
+type evidence struct {
+	subject store.Subject
+	pieces  []*store.Evidence
+}
+
+// sign makes signature, provenance and observation of each image, in this order.
+func (n *Notary) sign(ctx context.Context, subjects []subject, payloads ...[]byte) ([]evidence, error) {
 	key, err := dsse.NewPublicKey(n.Signer.Public())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	st, err := n.Store(sub.Name)
+	var statements []*store.Evidence
+	for _, p := range payloads {
+		env, err := attest.Statement(ctx, n.Signer, p)
+		if err != nil {
+			return nil, err
+		}
+		statements = append(statements, &store.Evidence{Envelope: env, Key: key})
+	}
+	var out []evidence
+	for _, sub := range subjects {
+		d := "sha256:" + sub.Digest["sha256"]
+		desc, err := n.Head(ctx, sub.Name+"@"+d)
+		if err != nil {
+			return nil, fmt.Errorf("storing evidence for %s: %w", sub.Name, err)
+		}
+		sig, err := attest.Image(ctx, n.Signer, sub.Name, d)
+		if err != nil {
+			return nil, err
+		}
+		image := &store.Evidence{Envelope: sig.Envelope, Simple: &store.Simple{Payload: sig.Payload, Sig: sig.Sig}, Key: key}
+		out = append(out, evidence{
+			store.Subject{Repo: sub.Name, Digest: d, MediaType: string(desc.MediaType), Size: desc.Size},
+			append([]*store.Evidence{image}, statements...),
+		})
+	}
+	return out, nil
+}
+
+// put stores what belongs to one image.
+func (n *Notary) put(ctx context.Context, e evidence) error {
+	st, err := n.Store(e.subject.Repo)
 	if err != nil {
 		return err
 	}
-	_, err = st.Put(ctx, store.Subject{Repo: sub.Name, Digest: d, MediaType: string(desc.MediaType), Size: desc.Size},
-		store.Evidence{Envelope: sig.Envelope, Simple: &store.Simple{Payload: sig.Payload, Sig: sig.Sig}, Key: key},
-		store.Evidence{Envelope: prov, Key: key},
-		store.Evidence{Envelope: seen, Key: key},
-	)
+	var list []store.Evidence
+	for _, p := range e.pieces {
+		list = append(list, *p)
+	}
+	_, err = st.Put(ctx, e.subject, list...)
 	return err
 }
 

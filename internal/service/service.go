@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 
+	"assay.dev/assay/internal/home"
 	"assay.dev/assay/observe"
 )
 
@@ -25,6 +26,8 @@ type Config struct {
 	// Mirrors and Insecure are for pulling images; see home.Config.
 	Mirrors  map[string][]string `json:"mirrors,omitempty"`
 	Insecure []string            `json:"insecure,omitempty"`
+	// Log is for the observer; see home.Config.
+	Log *home.Log `json:"log,omitempty"`
 }
 
 // Executor is what `assay-executor run` is handed on descriptor 3.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 
 	"assay.dev/assay/attest/simplesigning"
@@ -99,6 +100,7 @@ type tagManifest struct {
 	members   map[string]json.RawMessage
 	raw       []json.RawMessage // layers as found
 	layers    []descriptor
+	changed   bool // by add or amend
 }
 
 func parseTagManifest(b []byte) (*tagManifest, error) {
@@ -148,6 +150,7 @@ func (t *tagManifest) add(d descriptor) error {
 	}
 	t.raw = append(t.raw, raw)
 	t.layers = append(t.layers, d)
+	t.changed = true
 	return nil
 }
 
@@ -309,13 +312,34 @@ func parseReferrer(b []byte, subject string) (descriptor, map[string]string, err
 
 var errNoLayer = errors.New("no layer recorded")
 
+// maxRecorded is the size in bytes of the largest layer descriptor that is read
+// from a referrer's annotation.
+const maxRecorded = 64 << 10
+
+// record writes a layer into a referrer's annotations, as recorded reads it. The
+// proofs of logs are the same for all forms of a piece of evidence and stand
+// beside it already.
+func record(annotations map[string]string, suffix string, layer descriptor) error {
+	layer.Annotations = maps.Clone(layer.Annotations)
+	delete(layer.Annotations, AnnotationLogProof)
+	b, err := marshal(layer)
+	if err != nil {
+		return err
+	}
+	if len(b) > maxRecorded {
+		return fmt.Errorf("the layer's descriptor has %d bytes, mostly of log entries; at most %d can be kept", len(b), maxRecorded)
+	}
+	annotations[AnnotationTag], annotations[AnnotationLayer] = suffix, string(b)
+	return nil
+}
+
 // recorded is the tag layer that a referrer's annotations record, for one tag.
 func recorded(annotations map[string]string, suffix string) (descriptor, error) {
 	if annotations[AnnotationTag] != suffix || annotations[AnnotationLayer] == "" {
 		return descriptor{}, errNoLayer
 	}
 	b := []byte(annotations[AnnotationLayer])
-	if err := strictjson.Check(b, 64<<10); err != nil {
+	if err := strictjson.Check(b, maxRecorded); err != nil {
 		return descriptor{}, err
 	}
 	var d descriptor
@@ -331,6 +355,12 @@ func recorded(annotations map[string]string, suffix string) (descriptor, error) 
 	}
 	if d.MediaType != want {
 		return descriptor{}, fmt.Errorf("layer of type %q in %s", d.MediaType, suffix)
+	}
+	if proofs := annotations[AnnotationLogProof]; proofs != "" {
+		if d.Annotations == nil {
+			d.Annotations = map[string]string{}
+		}
+		d.Annotations[AnnotationLogProof] = proofs
 	}
 	return d, nil
 }

@@ -47,14 +47,13 @@ func (s *Store) putTag(ctx context.Context, digest, suffix string, pieces []*pie
 			// something else by conditions.
 			cond.none = true
 		}
-		n := len(t.layers)
 		if err := s.addPieces(ctx, t, pieces, compared); err != nil {
 			return nil, err
 		}
 		if err := s.addRecorded(ctx, t, suffix, refs); err != nil {
 			return nil, err
 		}
-		if len(t.layers) == n {
+		if !t.changed {
 			for _, p := range pieces {
 				p.stored.Tag = tag
 			}
@@ -92,7 +91,8 @@ func (s *Store) readTag(ctx context.Context, tag string) (*tagManifest, error) {
 }
 
 // addPieces adds what is not in the tag. A piece is in it when the same payload
-// signed by the same key is, with whatever signature.
+// signed by the same key is, with whatever signature; a piece that was logged,
+// when that signature was.
 func (s *Store) addPieces(ctx context.Context, t *tagManifest, pieces []*piece, compared map[string]bool) error {
 	for _, p := range pieces {
 		in, err := s.inTag(ctx, t, p, compared)
@@ -111,7 +111,7 @@ func (s *Store) addPieces(ctx context.Context, t *tagManifest, pieces []*piece, 
 
 func (s *Store) inTag(ctx context.Context, t *tagManifest, p *piece, compared map[string]bool) (bool, error) {
 	if t.has(p.layer) {
-		return true, nil
+		return true, t.amend(p.layer)
 	}
 	fetched := 0
 	for i := len(t.layers) - 1; i >= 0; i-- {
@@ -120,6 +120,9 @@ func (s *Store) inTag(ctx context.Context, t *tagManifest, p *piece, compared ma
 			if p.sameSignature(l) {
 				return true, nil
 			}
+			continue
+		}
+		if !p.unlogged() && !hasEntry(l.Annotations) {
 			continue
 		}
 		if pt := l.Annotations[annotationPredicateType]; l.MediaType != mediaTypeDSSE || pt != "" && pt != p.predicateType {
@@ -138,7 +141,7 @@ func (s *Store) inTag(ctx context.Context, t *tagManifest, p *piece, compared ma
 			}
 			return false, err
 		}
-		if e, err := dsse.Parse(b); err == nil && p.sameEnvelope(e) {
+		if e, err := dsse.Parse(b); err == nil && p.sameEnvelope(e, l.Annotations) {
 			return true, nil
 		}
 		compared[id] = true
@@ -152,7 +155,13 @@ func (s *Store) inTag(ctx context.Context, t *tagManifest, p *piece, compared ma
 func (s *Store) addRecorded(ctx context.Context, t *tagManifest, suffix string, refs []descriptor) error {
 	for _, d := range refs {
 		l, err := recorded(d.Annotations, suffix)
-		if err != nil || t.has(l) {
+		if err != nil {
+			continue
+		}
+		if t.has(l) {
+			if err := t.amend(l); err != nil {
+				return err
+			}
 			continue
 		}
 		ok, err := s.client.hasBlob(ctx, l.Digest, l.Size)

@@ -13,7 +13,7 @@ import (
 	"assay.dev/assay/attest/bundle"
 	"assay.dev/assay/attest/dsse"
 	"assay.dev/assay/attest/intoto"
-	"assay.dev/assay/attest/simplesigning"
+	"assay.dev/assay/attest/tlog"
 	"assay.dev/assay/store"
 )
 
@@ -64,6 +64,8 @@ func (s *Store) put(ctx context.Context, subject store.Subject, evidence []store
 		if k < 0 {
 			k = len(pieces)
 			pieces = append(pieces, p)
+		} else if pieces[k].unlogged() {
+			pieces[k] = p
 		}
 		which = append(which, k)
 	}
@@ -95,19 +97,20 @@ func prepare(subject store.Subject, e store.Evidence) (*piece, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := bundle.New(e.Envelope, e.Key)
+	p := &piece{Evidence: e, predicateType: statement.PredicateType, payload: digestOf(e.Envelope.Payload)}
+	p.stored.PredicateType = p.predicateType
+	with, err := p.rekor()
 	if err != nil {
 		return nil, err
 	}
-	p := &piece{Evidence: e, predicateType: statement.PredicateType, payload: digestOf(e.Envelope.Payload)}
-	p.stored.PredicateType = p.predicateType
-	if p.bundle, err = b.MarshalJSON(); err != nil {
+	if p.bundle, err = bundle.Encode(e.Envelope, e.Key, with); err != nil {
 		return nil, err
 	}
 	switch {
 	case p.predicateType == intoto.PredicateImageSignature:
 		p.suffix, p.content = suffixSig, e.Simple.Payload
 		p.layer = signatureLayer(e.Simple.Payload, e.Simple.Sig)
+		err = annotateLog(p.layer.Annotations, e.Log, encode(e.Simple.Sig))
 	case store.ReferrerOnly(p.predicateType):
 	default:
 		p.suffix = suffixAtt
@@ -115,8 +118,9 @@ func prepare(subject store.Subject, e store.Evidence) (*piece, error) {
 			return nil, err
 		}
 		p.layer = attestationLayer(p.content, p.predicateType)
+		err = annotateLog(p.layer.Annotations, e.Log, "")
 	}
-	return p, nil
+	return p, err
 }
 
 // upload brings the blobs of all pieces that are not there yet into the
@@ -234,19 +238,20 @@ func (s *Store) annotations(p *piece) (map[string]string, error) {
 		annotationCreated:    s.opts.Now().UTC().Format(time.RFC3339),
 		AnnotationPayload:    p.payload,
 	}
+	if proofs := tlog.FormatProofs(p.Log); proofs != "" {
+		a[AnnotationLogProof] = proofs
+	}
 	if p.suffix != "" {
-		layer, err := marshal(p.layer)
-		if err != nil {
+		if err := record(a, p.suffix, p.layer); err != nil {
 			return nil, err
 		}
-		a[AnnotationTag], a[AnnotationLayer] = p.suffix, string(layer)
 	}
 	return a, nil
 }
 
 // findExisting looks for pieces that hang on the subject already: the same
-// payload, signed by the same key. The annotation only says where to look; what
-// counts is the bundle behind it, checked.
+// payload, signed by the same key, and logged if the piece was. The annotation only
+// says where to look; what counts is the bundle behind it, checked.
 func (s *Store) findExisting(ctx context.Context, subject string, pieces []*piece, refs []descriptor) error {
 	for _, p := range pieces {
 		for _, d := range refs {
@@ -262,7 +267,7 @@ func (s *Store) findExisting(ctx context.Context, subject string, pieces []*piec
 			if err != nil {
 				return fmt.Errorf("reading referrer %s: %w", d.Digest, err)
 			}
-			if !p.isIn(it.Content) {
+			if !p.isIn(it.Content, it.Annotations) {
 				continue
 			}
 			if p.suffix != "" {
@@ -280,20 +285,6 @@ func (s *Store) findExisting(ctx context.Context, subject string, pieces []*piec
 		}
 	}
 	return nil
-}
-
-// isIn says whether a bundle holds this payload, signed by this key.
-func (p *piece) isIn(content []byte) bool {
-	b, err := bundle.Parse(content)
-	return err == nil && b.Envelope != nil && p.sameEnvelope(b.Envelope)
-}
-
-func (p *piece) sameEnvelope(e *dsse.Envelope) bool {
-	if e.PayloadType != p.Envelope.PayloadType || digestOf(e.Payload) != p.payload {
-		return false
-	}
-	_, err := e.Verify(1, p.Key)
-	return err == nil
 }
 
 // recordedLayer is the layer that a referrer records for the tag, if it is in
@@ -318,16 +309,7 @@ func (s *Store) recordedLayer(ctx context.Context, p *piece, annotations map[str
 		return descriptor{}, false, err
 	}
 	e, err := dsse.Parse(b)
-	return l, err == nil && int64(len(b)) == l.Size && p.sameEnvelope(e), nil
-}
-
-// sameSignature says whether a layer of .sig is this payload signed by this key.
-func (p *piece) sameSignature(l descriptor) bool {
-	if l.MediaType != simplesigning.MediaType || l.Digest != digestOf(p.Simple.Payload) {
-		return false
-	}
-	sig, err := dsse.Base64(l.Annotations[annotationSignature])
-	return err == nil && p.Key.Verify(p.Simple.Payload, sig) == nil
+	return l, err == nil && int64(len(b)) == l.Size && p.sameEnvelope(e, l.Annotations), nil
 }
 
 // putReferrersTag adds to the referrers tag, for registries without the API.

@@ -41,6 +41,7 @@ func Run(t *testing.T, open func(t *testing.T) Back) {
 	t.Run("evidence of two keys is kept apart", func(t *testing.T) { twoKeys(t, open(t)) })
 	t.Run("bad evidence is refused before anything is written", func(t *testing.T) { refuses(t, open(t)) })
 	t.Run("concurrent writers lose nothing", func(t *testing.T) { concurrent(t, open(t)) })
+	t.Run("logged", func(t *testing.T) { logged(t, open) })
 }
 
 func roundTrip(t *testing.T, b Back) {
