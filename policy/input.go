@@ -176,7 +176,7 @@ func newInput(e evidence, c *Context, spec json.RawMessage, key *signerKey) (*fa
 
 // weaker is the identity of a run signed by two.
 func weaker(both bool, provenance, observation verify.Identity) verify.Identity {
-	if !both || provenance.Key == observation.Key && provenance.Grade == observation.Grade {
+	if !both || provenance.Same(observation) && provenance.Grade == observation.Grade {
 		return observation
 	}
 	out := provenance
@@ -184,7 +184,7 @@ func weaker(both bool, provenance, observation verify.Identity) verify.Identity 
 		out = observation
 	}
 	out.Reason = fmt.Sprintf("provenance signed by %s (%s), observation by %s (%s)", provenance.KeyName, provenance.Grade, observation.KeyName, observation.Grade)
-	if provenance.Key != observation.Key {
+	if !provenance.Same(observation) {
 		// Two observers may each be trusted and still not have seen one run.
 		out.Grade = verify.GradeUnknown
 	}

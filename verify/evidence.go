@@ -3,6 +3,7 @@ package verify
 import (
 	"slices"
 
+	"assay.dev/assay/attest/predicate"
 	"assay.dev/assay/attest/tlog"
 )
 
@@ -21,13 +22,15 @@ type Evidence struct {
 	rejected   []Rejected
 }
 
-// Ref is repo@sha256:… as verified.
+// Ref is repo@sha256:… as verified; a file's path, or a bare digest, where the
+// artifact is no image.
 func (e *Evidence) Ref() string { return e.ref }
 
-// Digest is sha256:… of the artifact.
+// Digest is sha256:… of the artifact, or the digest by which it was asked for.
 func (e *Evidence) Digest() string { return e.digest }
 
-// Manifest is the artifact's manifest or index: the bytes that Digest is of.
+// Manifest is the image's manifest or index: the bytes that Digest is of. Empty for
+// other artifacts.
 func (e *Evidence) Manifest() []byte { return slices.Clone(e.manifest) }
 
 // Signatures are the verified image signatures (simple signing or bundle).
@@ -63,6 +66,24 @@ type Identity struct {
 	KeyName string `json:"keyName"` // name in the trust, the file's for --key
 	Grade   Grade  `json:"grade"`
 	Reason  string `json:"reason"`
+
+	// Certificate is what an authority says of the signer; nil for a bare key. Key and
+	// KeyID are then those of the certificate's own key, which signed once.
+	Certificate *Certificate `json:"certificate,omitempty"`
+	// TrustedAs is the name of the trust's identity that the certificate is.
+	TrustedAs string `json:"trustedAs,omitempty"`
+	// Times are when the signature existed, by those whom the trust believes.
+	Times []Timestamp `json:"times,omitempty"`
+}
+
+// Same says whether two signers are one: the same key, or certificates of the same
+// name, issuer and instance.
+func (i Identity) Same(o Identity) bool {
+	if i.Certificate == nil || o.Certificate == nil {
+		return i.Certificate == nil && o.Certificate == nil && i.Key == o.Key
+	}
+	a, b := i.Certificate, o.Certificate
+	return a.SAN == b.SAN && a.SANType == b.SANType && a.Issuer == b.Issuer && a.Instance == b.Instance
 }
 
 // Signature is a verified signature over the image's digest.
@@ -93,13 +114,20 @@ func (l Logged) Witnessed() bool {
 // known to be said by the signer.
 type Statement struct {
 	Identity
-	Format        string // cosign-tag, bundle-referrer
+	Format        string // cosign-tag, bundle-referrer, bundle-file, envelope-file, gcb-file
 	Payload       []byte // as signed
 	PayloadDigest string // sha256:… of Payload
 	Sig           string // base64
 	StatementType string
 	PredicateType string
 	Predicate     []byte // JSON
+	// Typed is the predicate as its type's value; *predicate.Unknown where nobody here
+	// knows the type.
+	Typed predicate.Predicate
+	// Outcome is how the run that it describes ended, as it says; empty where it
+	// describes none. After verification it includes what an observation of the same
+	// run by the same signer says.
+	Outcome predicate.Outcome
 	Logged
 }
 
@@ -117,4 +145,5 @@ type Rejected struct {
 	Format string `json:"format"`
 	Digest string `json:"digest"` // of the layer or manifest it was in
 	Reason string `json:"reason"`
+	Kind   Kind   `json:"kind,omitempty"`
 }

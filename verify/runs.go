@@ -1,44 +1,35 @@
 package verify
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 
 	"assay.dev/assay/api"
-	"assay.dev/assay/attest/intoto"
+	"assay.dev/assay/attest/predicate"
 	"assay.dev/assay/attest/strictjson"
-	"assay.dev/assay/observe"
 )
 
-func isProvenance(predicateType string) bool {
-	return predicateType == api.PredicateSLSAv02 || predicateType == api.PredicateSLSAv1
+func isProvenance(predicateType string) bool { return predicate.IsProvenance(predicateType) }
+
+// builderOf is the builder.id that a predicate names, if it is one that names one;
+// empty for predicates we do not know.
+func builderOf(p predicate.Predicate) string {
+	switch p := p.(type) {
+	case predicate.Provenance:
+		return p.BuilderID()
+	case *predicate.Observation:
+		return p.Builder
+	}
+	return ""
 }
 
-// builderOf is the builder.id that a statement names, if its predicate is one
-// that names one; empty for predicates we do not know. A known predicate that
-// has another shape is an error: it may not pass for what it says it is.
-func builderOf(s *intoto.Statement) (string, error) {
-	switch s.PredicateType {
-	case api.PredicateSLSAv02:
-		return stringAt(s.Predicate, "builder", "id")
-	case api.PredicateSLSAv1:
-		return stringAt(s.Predicate, "runDetails", "builder", "id")
-	case api.PredicateObservation:
-		if _, err := observation(s.Predicate); err != nil {
-			return "", err
-		}
-		m, err := strictjson.Object(s.Predicate)
-		if err != nil {
-			return "", err
-		}
-		if m["builder"] == nil {
-			return "", nil
-		}
-		return strictjson.String(m["builder"])
+// outcomeOf is how the run that a predicate describes ended, as it says itself.
+func outcomeOf(p predicate.Predicate) predicate.Outcome {
+	if p, ok := p.(interface{ Outcome() predicate.Outcome }); ok {
+		return p.Outcome()
 	}
-	return "", nil
+	return ""
 }
 
 // stringAt follows exact member names to a string.
@@ -63,24 +54,19 @@ type spoken struct {
 	provenance []string // payload digests
 }
 
-// observation reads from an observation what grouping needs, by exact names,
-// and makes sure that the rest has the shape that its type promises.
-func observation(predicate []byte) (spoken, error) {
-	var whole observe.Observation
-	if err := json.Unmarshal(predicate, &whole); err != nil {
-		return spoken{}, err
-	}
+// observation reads from an observation what grouping needs, by exact names.
+func observation(raw []byte) (spoken, error) {
 	var (
 		s   spoken
 		err error
 	)
-	if s.run, err = stringAt(predicate, "run", "id"); err != nil {
+	if s.run, err = stringAt(raw, "run", "id"); err != nil {
 		return spoken{}, err
 	}
 	if s.run == "" {
 		return spoken{}, errors.New("at [run id]: empty")
 	}
-	m, err := strictjson.Object(predicate)
+	m, err := strictjson.Object(raw)
 	if err != nil {
 		return spoken{}, err
 	}
@@ -91,8 +77,8 @@ func observation(predicate []byte) (spoken, error) {
 	if err != nil {
 		return spoken{}, fmt.Errorf("at [provenance]: %w", err)
 	}
-	for i, raw := range list {
-		digest, err := stringAt(raw, "digest")
+	for i, one := range list {
+		digest, err := stringAt(one, "digest")
 		if err != nil {
 			return spoken{}, fmt.Errorf("at [provenance %d]: %w", i, err)
 		}
@@ -102,7 +88,7 @@ func observation(predicate []byte) (spoken, error) {
 }
 
 // group puts each observation together with the provenance it names, if the
-// same key signed both: an observation may vouch for its signer's words only.
+// same signer made both: an observation may vouch for its signer's words only.
 func (c *checker) group() {
 	for i := range c.statements {
 		o := &c.statements[i]
@@ -116,8 +102,12 @@ func (c *checker) group() {
 		run := Run{ID: s.run, Observation: o}
 		for j := range c.statements {
 			p := &c.statements[j]
-			if isProvenance(p.PredicateType) && p.Key == o.Key && slices.Contains(s.provenance, p.PayloadDigest) {
+			if isProvenance(p.PredicateType) && p.Same(o.Identity) && slices.Contains(s.provenance, p.PayloadDigest) {
 				run.Provenance = p
+				// The observer saw the run end; the provenance may not say.
+				if so := o.Outcome; so != predicate.Unstated && (p.Outcome == predicate.Unstated || p.Outcome == predicate.Succeeded) {
+					p.Outcome = so
+				}
 				break
 			}
 		}
@@ -131,6 +121,10 @@ func (c *checker) grade() {
 	spoke := map[string]bool{} // keys whose provenance fits their binding
 	for i := range c.statements {
 		st := &c.statements[i]
+		if st.Certificate != nil {
+			st.Reason = certificateReason
+			continue
+		}
 		k := c.key(st.Key)
 		builder := c.builders[i]
 		switch {
@@ -149,6 +143,10 @@ func (c *checker) grade() {
 	}
 	for i := range c.signatures {
 		s := &c.signatures[i]
+		if s.Certificate != nil {
+			s.Reason = certificateReason
+			continue
+		}
 		switch k := c.key(s.Key); {
 		case !k.Observer:
 			s.Grade, s.Reason = GradeKeyHolder, "the trust holds this key without a role"
@@ -161,6 +159,9 @@ func (c *checker) grade() {
 		}
 	}
 }
+
+// certificateReason is why a certificate's signer has no grade.
+const certificateReason = "signed with a certificate; the certificate says who signed"
 
 func (c *checker) key(fingerprint string) trusted {
 	i := slices.IndexFunc(c.ring, func(k trusted) bool { return k.public.Fingerprint() == fingerprint })

@@ -1,4 +1,4 @@
-// Package bundle reads and makes Sigstore bundles whose signer is a bare key.
+// Package bundle reads Sigstore bundles and makes those whose signer is a bare key.
 //
 // A bundle is one JSON document that holds a signature with everything needed
 // to check it. Version 0.3 is made; 0.1 to 0.3 are read. Two contents exist: a
@@ -67,8 +67,11 @@ type Bundle struct {
 
 // Message is a signature over an artifact's bytes.
 type Message struct {
-	SHA256 []byte // digest of the artifact, as the bundle claims
+	SHA256 []byte // digest of the artifact, as the bundle claims; nil where that is by another algorithm
 	Sig    []byte
+	// Algorithm is sha256, sha384 or sha512, and Digest the claimed one by it.
+	Algorithm string
+	Digest    []byte
 }
 
 // New makes a bundle of an envelope that the key's owner signed. It fails if
@@ -94,7 +97,7 @@ func NewMessage(artifact, sig []byte, digest [32]byte, key dsse.PublicKey) (*Bun
 	if err := key.Verify(artifact, sig); err != nil {
 		return nil, fmt.Errorf("making bundle: %w", err)
 	}
-	return &Bundle{MediaType: MediaType, Hint: key.Hint(), Message: &Message{SHA256: digest[:], Sig: sig}}, nil
+	return &Bundle{MediaType: MediaType, Hint: key.Hint(), Message: &Message{SHA256: digest[:], Sig: sig, Algorithm: "sha256", Digest: digest[:]}}, nil
 }
 
 type bundleJSON struct {
@@ -131,6 +134,9 @@ func (b *Bundle) MarshalJSON() ([]byte, error) {
 		w.Envelope = b.Envelope
 	}
 	if b.Message != nil {
+		if b.Message.SHA256 == nil {
+			return nil, errors.New("writing bundle: only message signatures over SHA-256 are written; keep the original bytes")
+		}
 		w.Message = &messageJSON{Signature: base64.StdEncoding.EncodeToString(b.Message.Sig)}
 		w.Message.Digest.Algorithm = "SHA2_256"
 		w.Message.Digest.Digest = base64.StdEncoding.EncodeToString(b.Message.SHA256)
@@ -274,15 +280,26 @@ func message(data []byte) (*Message, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading algorithm: %w", err)
 	}
-	if algorithm != "SHA2_256" {
-		return nil, fmt.Errorf("digest algorithm %q is not supported; want SHA2_256", algorithm)
-	}
 	var msg Message
-	if msg.SHA256, err = base64Member(d["digest"]); err != nil {
+	size := 0
+	switch algorithm {
+	case "SHA2_256":
+		msg.Algorithm, size = "sha256", 32
+	case "SHA2_384":
+		msg.Algorithm, size = "sha384", 48
+	case "SHA2_512":
+		msg.Algorithm, size = "sha512", 64
+	default:
+		return nil, fmt.Errorf("digest algorithm %q is not supported; want SHA2_256, SHA2_384 or SHA2_512", algorithm)
+	}
+	if msg.Digest, err = base64Member(d["digest"]); err != nil {
 		return nil, fmt.Errorf("reading digest: %w", err)
 	}
-	if len(msg.SHA256) != 32 {
-		return nil, fmt.Errorf("reading digest: %d bytes; SHA-256 has 32", len(msg.SHA256))
+	if len(msg.Digest) != size {
+		return nil, fmt.Errorf("reading digest: %d bytes; %s has %d", len(msg.Digest), msg.Algorithm, size)
+	}
+	if size == 32 {
+		msg.SHA256 = msg.Digest
 	}
 	if msg.Sig, err = base64Member(m["signature"]); err != nil {
 		return nil, fmt.Errorf("reading signature: %w", err)

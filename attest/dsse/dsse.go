@@ -49,6 +49,9 @@ type Envelope struct {
 type Signature struct {
 	KeyID string // a hint, not authenticated
 	Sig   []byte
+	// Certificate is the member cert of some writers: PEM, not checked, empty for a
+	// bare key.
+	Certificate string
 }
 
 // PAE is what a DSSE signature signs: type and payload with their lengths.
@@ -75,7 +78,7 @@ func (e *Envelope) MarshalJSON() ([]byte, error) {
 	enc := base64.StdEncoding
 	size := len(`{"payloadType":,"payload":"","signatures":[]}`) + len(e.PayloadType) + enc.EncodedLen(len(e.Payload)) + 16
 	for _, s := range e.Signatures {
-		size += len(`{"keyid":,"sig":""},`) + len(s.KeyID) + enc.EncodedLen(len(s.Sig)) + 16
+		size += len(`{"keyid":,"sig":"","cert":},`) + len(s.KeyID) + len(s.Certificate) + enc.EncodedLen(len(s.Sig)) + 16
 	}
 	b := append(make([]byte, 0, size), `{"payloadType":`...)
 	b, err := appendString(b, e.PayloadType)
@@ -95,8 +98,13 @@ func (e *Envelope) MarshalJSON() ([]byte, error) {
 			}
 			b = append(b, ',')
 		}
-		b = enc.AppendEncode(append(b, `"sig":"`...), s.Sig)
-		b = append(b, `"}`...)
+		b = append(enc.AppendEncode(append(b, `"sig":"`...), s.Sig), '"')
+		if s.Certificate != "" {
+			if b, err = appendString(append(b, `,"cert":`...), s.Certificate); err != nil {
+				return nil, err
+			}
+		}
+		b = append(b, '}')
 	}
 	return append(b, `]}`...), nil
 }
@@ -177,6 +185,11 @@ func signature(raw []byte) (Signature, error) {
 	if k := strictjson.Kind(m["keyid"]); k != "nothing" && k != "null" {
 		if s.KeyID, err = strictjson.String(m["keyid"]); err != nil {
 			return Signature{}, fmt.Errorf("reading keyid: %w", err)
+		}
+	}
+	if k := strictjson.Kind(m["cert"]); k != "nothing" && k != "null" {
+		if s.Certificate, err = strictjson.String(m["cert"]); err != nil {
+			return Signature{}, fmt.Errorf("reading cert: %w", err)
 		}
 	}
 	sig, err := strictjson.String(m["sig"])

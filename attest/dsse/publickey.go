@@ -15,6 +15,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+
+	"assay.dev/assay/attest/strictjson"
 )
 
 // Bounds on public keys.
@@ -106,9 +108,67 @@ func ParsePublicKey(data []byte) (PublicKey, error) {
 	return NewPublicKey(key)
 }
 
+// ParseInTotoKey reads a public key in the JSON form of in-toto's and the
+// securesystemslib's tools: an Ed25519 key in hex, others as PEM inside. Another key
+// type than the key itself is an error, as is a private part.
+func ParseInTotoKey(data []byte) (PublicKey, error) {
+	k, err := parseInTotoKey(data)
+	if err != nil {
+		return PublicKey{}, fmt.Errorf("reading in-toto key: %w", err)
+	}
+	return k, nil
+}
+
+func parseInTotoKey(data []byte) (PublicKey, error) {
+	if err := strictjson.Check(data, MaxKeyPEM); err != nil {
+		return PublicKey{}, err
+	}
+	m, err := strictjson.Object(data)
+	if err != nil {
+		return PublicKey{}, err
+	}
+	kind, err := strictjson.String(m["keytype"])
+	if err != nil {
+		return PublicKey{}, fmt.Errorf("reading keytype: %w", err)
+	}
+	val, err := strictjson.Object(m["keyval"])
+	if err != nil {
+		return PublicKey{}, fmt.Errorf("reading keyval: %w", err)
+	}
+	if p := val["private"]; p != nil && string(p) != `""` && string(p) != "null" {
+		return PublicKey{}, errors.New("it holds a private key; give the public half and keep this file to the signer")
+	}
+	public, err := strictjson.String(val["public"])
+	if err != nil {
+		return PublicKey{}, fmt.Errorf("reading public: %w", err)
+	}
+	if kind == "ed25519" {
+		raw, err := hex.DecodeString(public)
+		if err != nil {
+			return PublicKey{}, fmt.Errorf("reading public: %w", err)
+		}
+		return NewPublicKey(ed25519.PublicKey(raw))
+	}
+	k, err := ParsePublicKey([]byte(public))
+	if err != nil {
+		return PublicKey{}, err
+	}
+	have := ""
+	switch k.key.(type) {
+	case *rsa.PublicKey:
+		have = "rsa"
+	case *ecdsa.PublicKey:
+		have = "ecdsa"
+	}
+	if kind != have && kind != have+"-sha2-nistp256" && kind != have+"-sha2-nistp384" {
+		return PublicKey{}, fmt.Errorf("keytype %.40q and the key is %q", kind, have)
+	}
+	return k, nil
+}
+
 // Verify returns nil if sig is this key's signature of message: ASN.1 DER over
 // SHA-256 for ECDSA (for P-384 over SHA-384 too, since writers disagree),
-// PKCS #1 v1.5 over SHA-256 for RSA, plain Ed25519.
+// PKCS #1 v1.5 or, as in-toto's tools sign, PSS over SHA-256 for RSA, plain Ed25519.
 func (k PublicKey) Verify(message, sig []byte) error {
 	ok := false
 	switch key := k.key.(type) {
@@ -123,10 +183,32 @@ func (k PublicKey) Verify(message, sig []byte) error {
 		ok = ed25519.Verify(key, message, sig)
 	case *rsa.PublicKey:
 		d := sha256.Sum256(message)
-		ok = rsa.VerifyPKCS1v15(key, crypto.SHA256, d[:], sig) == nil
+		ok = rsa.VerifyPKCS1v15(key, crypto.SHA256, d[:], sig) == nil || rsa.VerifyPSS(key, crypto.SHA256, d[:], sig, nil) == nil
 	}
 	if !ok {
 		return fmt.Errorf("checking signature: %w: not a signature by key %s of these bytes", ErrNotVerified, k.keyID)
+	}
+	return nil
+}
+
+// VerifyDigest is Verify for a message of which only the digest is known, by ECDSA and
+// RSA keys. Of Ed25519 keys it takes Ed25519ph over SHA-512, which no signature of a
+// whole message can be mistaken for. It fails for a digest of another size than its
+// hash has, and for hashes that keys of this kind do not sign with.
+func (k PublicKey) VerifyDigest(hash crypto.Hash, digest, sig []byte) error {
+	ok := false
+	if hash.Available() && len(digest) == hash.Size() {
+		switch key := k.key.(type) {
+		case *ecdsa.PublicKey:
+			ok = (hash == crypto.SHA256 || hash == crypto.SHA384 && key.Curve == elliptic.P384()) && ecdsa.VerifyASN1(key, digest, sig)
+		case ed25519.PublicKey:
+			ok = hash == crypto.SHA512 && ed25519.VerifyWithOptions(key, digest, sig, &ed25519.Options{Hash: crypto.SHA512}) == nil
+		case *rsa.PublicKey:
+			ok = hash == crypto.SHA256 && rsa.VerifyPKCS1v15(key, hash, digest, sig) == nil
+		}
+	}
+	if !ok {
+		return fmt.Errorf("checking signature: %w: not a signature by key %s of this digest", ErrNotVerified, k.keyID)
 	}
 	return nil
 }

@@ -48,6 +48,20 @@ var digestForm = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 // that is no object. Members it does not know are left alone, as in-toto asks.
 func Parse(data []byte) (*Statement, error) {
 	s, err := parse(data)
+	if err == nil && s.PredicateType == "" {
+		err = errors.New("reading predicateType: empty")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("parsing in-toto statement: %w", err)
+	}
+	return s, nil
+}
+
+// ParseUntyped is Parse for verifiers: it takes a statement whose predicateType is
+// there and empty, as some builders have made them. Such a predicate is of no type
+// that anybody knows.
+func ParseUntyped(data []byte) (*Statement, error) {
+	s, err := parse(data)
 	if err != nil {
 		return nil, fmt.Errorf("parsing in-toto statement: %w", err)
 	}
@@ -71,9 +85,6 @@ func parse(data []byte) (*Statement, error) {
 	}
 	if s.PredicateType, err = strictjson.String(m["predicateType"]); err != nil {
 		return nil, fmt.Errorf("reading predicateType: %w", err)
-	}
-	if s.PredicateType == "" {
-		return nil, errors.New("reading predicateType: empty")
 	}
 	switch k := strictjson.Kind(m["predicate"]); k {
 	case "object":

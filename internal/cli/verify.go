@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/spf13/cobra"
@@ -16,6 +17,7 @@ import (
 	"assay.dev/assay/attest/bundle"
 	"assay.dev/assay/attest/dsse"
 	"assay.dev/assay/attest/intoto"
+	"assay.dev/assay/attest/predicate"
 	"assay.dev/assay/internal/gate"
 	"assay.dev/assay/internal/home"
 	"assay.dev/assay/store"
@@ -39,6 +41,9 @@ func (t *trustFlags) add(c *cobra.Command) {
 	f.StringVar(&t.trust, "trust", "", "trust file with keys and their roles, logs and witnesses (default: trust.json in the home)")
 	t.log.add(c)
 }
+
+// plain says whether keys are named on the command line.
+func (t *trustFlags) plain() bool { return len(t.keys)+len(t.observers) > 0 }
 
 // load collects the keys. A bare --key trusts the key and no more; that its
 // owner is an observer is said by --observer-key or by the trust file, which is
@@ -128,33 +133,55 @@ func (v *verifier) image(ctx context.Context, ref string) (*verify.Evidence, err
 }
 
 func (a *app) verifyCommand() *cobra.Command {
-	var t trustFlags
+	v := &verifyFlags{}
 	c := &cobra.Command{
-		Use:   "verify IMAGE",
-		Short: "Verify an image's signatures and attestations, and say who made them",
+		Use:   "verify IMAGE|FILE",
+		Short: "Verify signatures and attestations of an image or a file, and say who made them",
 		Long: `Finds the signatures and attestations of an image, as cosign's tags and as
-referrers, and verifies them with the keys you trust. Prints what is true and who
-said it; what did not verify is listed with the reason.
+referrers, or of a file, in --bundle or beside it (FILE.sigstore.json, FILE.sigstore,
+FILE.intoto.jsonl), and verifies them with the keys and identities you trust. Prints
+what is true and who said it; what did not verify is listed with the reason.
 
-Exit codes: 0 verified, 1 not verified or could not be checked, 2 usage.`,
-		Example: "  assay verify localhost:5055/released/yq:v4.47.2 --key $KEY\n  assay verify $IMAGE --key $KEY --output json",
-		Args:    cobra.ExactArgs(1),
+An argument that names a file is a file; oci://IMAGE is always an image. Instead of
+the file its digest will do (--artifact-digest).
+
+Keys: --key and --observer-key. Certificates: an identity and its issuer, or --owner,
+--repo and --signer-workflow for GitHub; and the instances of Sigstore that vouch for
+them, which are the public one and GitHub's unless --trusted-root says otherwise. The
+public root is refreshed by TUF once a day where there is a network; --offline opens no
+connection but to the image's registry.
+
+With --source-uri provenance must say that the artifact is built from there, by a
+builder that is trusted for building for others or that --builder-id names.
+
+Exit codes: 0 verified, 1 could not be checked, 2 usage, 3 nothing verifies, or not
+what was asked for.`,
+		Example: `  assay verify localhost:5055/released/yq:v4.47.2 --key $KEY
+  assay verify gh.tar.gz --bundle gh.sigstore.json --repo cli/cli
+  assay verify $IMAGE --certificate-identity me@example.com --certificate-oidc-issuer https://accounts.google.com
+  assay verify --artifact-digest $DIGEST --bundle b.jsonl --source-uri github.com/o/n --source-tag v1.2.3`,
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := a.outputIs("text", "json"); err != nil {
 				return err
 			}
-			v, err := t.verifier()
-			if err != nil {
-				return err
+			e, err := a.verify(cmd.Context(), v, args)
+			var none *verify.NoEvidenceError
+			if errors.As(err, &none) {
+				if a.output == "json" {
+					if err := a.json(refusalJSON{none.Ref, "refused", none.Missing, none.Kinds(), none.Rejected}); err != nil {
+						return err
+					}
+				}
+				return &exit{exitRefused, none}
 			}
-			e, err := v.image(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
 			return a.printEvidence(e)
 		},
 	}
-	t.add(c)
+	v.add(c)
 	return c
 }
 
@@ -172,13 +199,29 @@ type statementJSON struct {
 	Format        string `json:"format"`
 	PredicateType string `json:"predicateType"`
 	PayloadDigest string `json:"payloadDigest"`
+	// Outcome is how the run that it describes ended, where it describes one.
+	Outcome predicate.Outcome `json:"outcome,omitempty"`
+	Builder string            `json:"builder,omitempty"`
 	verify.Logged
+}
+
+// refusalJSON is what is printed where nothing verifies.
+type refusalJSON struct {
+	Artifact string            `json:"artifact"`
+	Result   string            `json:"result"`
+	Missing  []string          `json:"missing"`
+	Kinds    []verify.Kind     `json:"kinds"`
+	Rejected []verify.Rejected `json:"rejected"`
 }
 
 func (a *app) printEvidence(e *verify.Evidence) error {
 	out := evidenceJSON{Image: e.Ref(), Digest: e.Digest(), Signatures: e.Signatures(), Statements: []statementJSON{}, Runs: []string{}, Rejected: e.Rejected()}
 	for _, s := range e.Statements() {
-		out.Statements = append(out.Statements, statementJSON{s.Identity, s.Format, s.PredicateType, s.PayloadDigest, s.Logged})
+		st := statementJSON{s.Identity, s.Format, s.PredicateType, s.PayloadDigest, s.Outcome, "", s.Logged}
+		if p, ok := s.Typed.(predicate.Provenance); ok {
+			st.Builder = p.BuilderID()
+		}
+		out.Statements = append(out.Statements, st)
 	}
 	for _, r := range e.Runs() {
 		out.Runs = append(out.Runs, r.ID)
@@ -189,10 +232,18 @@ func (a *app) printEvidence(e *verify.Evidence) error {
 	fmt.Fprintf(a.out, "verified  %s\n", out.Image)
 	for _, s := range out.Signatures {
 		fmt.Fprintf(a.out, "  signature    by %s (%s): %s\n", s.KeyName, s.Grade, s.Format)
+		a.printSigner(s.Identity)
 		a.printLogged(s.Logged)
 	}
 	for _, s := range out.Statements {
-		fmt.Fprintf(a.out, "  attestation  %s by %s (%s): %s\n", s.PredicateType, s.KeyName, s.Grade, s.Reason)
+		fmt.Fprintf(a.out, "  attestation  %s by %s (%s): %s\n", first(s.PredicateType, "of no type"), s.KeyName, s.Grade, s.Reason)
+		if s.Builder != "" {
+			fmt.Fprintf(a.out, "    builder    %s\n", s.Builder)
+		}
+		if s.Outcome != "" {
+			fmt.Fprintf(a.out, "    outcome    %s\n", s.Outcome)
+		}
+		a.printSigner(s.Identity)
 		a.printLogged(s.Logged)
 	}
 	for _, r := range out.Runs {
@@ -202,6 +253,36 @@ func (a *app) printEvidence(e *verify.Evidence) error {
 		fmt.Fprintf(a.out, "  rejected     %s %s: %s\n", r.Format, r.Digest, r.Reason)
 	}
 	return nil
+}
+
+// printSigner says what a certificate says of its owner.
+func (a *app) printSigner(id verify.Identity) {
+	c := id.Certificate
+	if c == nil {
+		return
+	}
+	fmt.Fprintf(a.out, "    issuer     %s, certified by %s (%s)\n", c.Issuer, c.Instance, c.Authority)
+	if r := c.SourceRepository(); r != "" {
+		fmt.Fprintf(a.out, "    source     %s at %s, commit %s\n", r, first(c.SourceRef(), "no ref"), first(c.SourceDigest(), "unknown"))
+	}
+	if w := c.BuildConfigURI; w != "" && w != c.SAN {
+		fmt.Fprintf(a.out, "    workflow   %s\n", w)
+	}
+	if c.RunInvocationURI != "" {
+		fmt.Fprintf(a.out, "    run        %s (%s)\n", c.RunInvocationURI, first(c.RunnerEnvironment, "runner unknown"))
+	}
+	for _, t := range id.Times {
+		fmt.Fprintf(a.out, "    signed at  %s, says %s %s\n", t.Time.Format(time.RFC3339), map[string]string{verify.TimeLog: "log", verify.TimeAuthority: "timestamp authority"}[t.Kind], first(t.Source, "of the trusted root"))
+	}
+}
+
+func first(s ...string) string {
+	for _, x := range s {
+		if x != "" {
+			return x
+		}
+	}
+	return ""
 }
 
 func (a *app) downloadCommand() *cobra.Command {
