@@ -13,12 +13,16 @@
 // knows stands under the one key "assay":
 //
 //	{"manifest":   the image's manifest or index,
-//	 "signatures": [{keyid, key, keyName, grade, reason, sig, format, log, notLogged}],
+//	 "signatures": [{keyid, key, keyName, grade, reason, independence, certificate, sig, format, log, notLogged}],
+//	 "statements": [{predicateType, payloadDigest, outcome, identity, unsaid}], one for each of attestations,
 //	 "logs":       names of the transparency logs that the verifier trusts,
 //	 "witnesses":  and of the witnesses,
 //	 "runs":       [{id, provenance, observation, identity, provenanceLog, observationLog}],
 //	 "run":        the one of these under judgement, or null,
 //	 "rejected":   [{format, digest, reason}]}
+//
+// identity has the members that a signature has, grade to certificate; independence
+// is {grade, reasons: [{code, text}], workflow}: see docs/independence.md.
 //
 // log, provenanceLog and observationLog list what the trusted logs prove of a
 // signature, [{log, kind, index, size, witnesses, time, promise}]; notLogged,

@@ -96,7 +96,8 @@ func TestInput(t *testing.T) {
 	w := patched(t, nil)
 	e := w.evidence(t)
 	p := loaded(t, map[string]string{"policy.yaml": "sources: [{policy: [.]}]", "p.rego": `package p
-deny contains json.marshal(object.remove(input, ["attestations"]))
+deny contains json.marshal(json.remove(input, ["attestations", "assay/statements"]))
+warn contains sprintf("statement %s %s", [s.payloadDigest, s.identity.grade]) if some s in input.assay.statements
 warn contains sprintf("%s %s", [a.statement.predicateType, json.marshal(a.signatures)]) if some a in input.attestations
 `})
 	e.manifest = []byte(`{"manifests":[]}`)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 
+	"assay.dev/assay/attest/predicate"
 	"assay.dev/assay/attest/tlog"
 	"assay.dev/assay/verify"
 )
@@ -59,12 +60,24 @@ type assay struct {
 	// Manifest is the image's manifest or index, as its digest has it.
 	Manifest   json.RawMessage    `json:"manifest"`
 	Signatures []verify.Signature `json:"signatures"`
+	// Statements says who signed each of input.attestations, in their order.
+	Statements []signed `json:"statements"`
 	// Logs and Witnesses are those that the verifier trusts, by name.
 	Logs      []string          `json:"logs"`
 	Witnesses []string          `json:"witnesses"`
 	Runs      []run             `json:"runs"`
 	Run       *run              `json:"run"`
 	Rejected  []verify.Rejected `json:"rejected"`
+}
+
+// signed is who signed a statement and how independent he is.
+type signed struct {
+	PredicateType string            `json:"predicateType"`
+	PayloadDigest string            `json:"payloadDigest"`
+	Outcome       predicate.Outcome `json:"outcome,omitempty"`
+	Identity      verify.Identity   `json:"identity"`
+	// Unsaid lists what provenance of a GitHub workflow leaves open.
+	Unsaid []verify.Omission `json:"unsaid,omitempty"`
 }
 
 type run struct {
@@ -122,7 +135,7 @@ func newInput(e evidence, c *Context, spec json.RawMessage, key *signerKey) (*fa
 		ComponentName: component,
 		PolicySpec:    spec,
 		Snapshot:      Snapshot{Components: []Component{{Name: component, ContainerImage: ref}}, Artifacts: map[string]any{}},
-		Assay:         assay{Manifest: e.Manifest(), Signatures: []verify.Signature{}, Logs: []string{}, Witnesses: []string{}, Runs: []run{}, Rejected: []verify.Rejected{}},
+		Assay:         assay{Manifest: e.Manifest(), Signatures: []verify.Signature{}, Statements: []signed{}, Logs: []string{}, Witnesses: []string{}, Runs: []run{}, Rejected: []verify.Rejected{}},
 	}
 	doc.Assay.Logs = append(doc.Assay.Logs, c.Logs...)
 	doc.Assay.Witnesses = append(doc.Assay.Witnesses, c.Witnesses...)
@@ -154,6 +167,7 @@ func newInput(e evidence, c *Context, spec json.RawMessage, key *signerKey) (*fa
 		if other(s.Identity, s.Format, s.PayloadDigest) {
 			continue
 		}
+		doc.Assay.Statements = append(doc.Assay.Statements, signed{s.PredicateType, s.PayloadDigest, s.Outcome, s.Identity, verify.Unsaid(s.Typed, s.Certificate)})
 		doc.Attestations = append(doc.Attestations, attestation{Statement: s.Payload, Signatures: []sig{{KeyID: s.KeyID, Sig: s.Sig}}})
 	}
 	for _, r := range e.Runs() {
@@ -188,6 +202,8 @@ func weaker(both bool, provenance, observation verify.Identity) verify.Identity 
 		// Two observers may each be trusted and still not have seen one run.
 		out.Grade = verify.GradeUnknown
 	}
+	out.Independence.Grade = out.Grade
+	out.Independence.Reasons = append([]verify.Reason{{Code: verify.ReasonTwoSigners, Text: out.Reason}}, out.Independence.Reasons...)
 	return out
 }
 

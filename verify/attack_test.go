@@ -277,7 +277,7 @@ func TestCertificate(t *testing.T) {
 	if len(st.Times) != 1 || st.Times[0].Kind != verify.TimeLog || !st.Times[0].Time.Equal(s.started.Add(time.Minute)) || len(st.Log) != 1 || st.Log[0].Index != 7 {
 		t.Errorf("times %+v, log %+v", st.Times, st.Log)
 	}
-	if st.Outcome != predicate.Unstated || st.Grade != verify.GradeUnknown {
+	if st.Outcome != predicate.Unstated || st.Grade != verify.GradeBuilder {
 		t.Errorf("outcome %q, grade %q", st.Outcome, st.Grade)
 	}
 	if _, ok := st.Typed.(*predicate.Provenance1); !ok {

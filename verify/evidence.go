@@ -66,6 +66,8 @@ type Identity struct {
 	KeyName string `json:"keyName"` // name in the trust, the file's for --key
 	Grade   Grade  `json:"grade"`
 	Reason  string `json:"reason"`
+	// Independence is the grade with its reasons as codes, and the workflow that signed.
+	Independence Independence `json:"independence,omitzero"`
 
 	// Certificate is what an authority says of the signer; nil for a bare key. Key and
 	// KeyID are then those of the certificate's own key, which signed once.

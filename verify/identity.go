@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -35,6 +36,10 @@ type CertificateIdentity struct {
 	SourceDigest     string `json:"sourceDigest,omitempty"`
 	// Trigger is the event that must have started the workflow.
 	Trigger string `json:"trigger,omitempty"`
+	// Observer says that this identity is an observer's, as Key.Observer does of a key,
+	// for the builders in Builders.
+	Observer bool     `json:"observer,omitempty"`
+	Builders []string `json:"builders,omitempty"`
 	// HostedOnly refuses runners that the repository's owner runs himself.
 	HostedOnly bool `json:"hostedOnly,omitempty"`
 }
@@ -55,6 +60,9 @@ func (id CertificateIdentity) compile() (signer, error) {
 	}
 	if (id.Issuer == "") == (id.IssuerRegexp == "") {
 		return s, errors.New("want one of an issuer (--certificate-oidc-issuer) and a regular expression for it (--certificate-oidc-issuer-regexp)")
+	}
+	if id.Observer != (len(id.Builders) > 0) || slices.Contains(id.Builders, "") || slices.Contains(id.Builders, "/") {
+		return s, errors.New("an identity that is bound as an observer needs the builder.id values it speaks for, and no other identity has any")
 	}
 	var err error
 	if s.san, err = anchored(id.SANRegexp); err != nil {

@@ -115,53 +115,21 @@ func (c *checker) group() {
 	}
 }
 
-// grade says how independent each signer is, from what the caller's trust binds
-// to the key and from the builder that the signed words name.
+// grade says how independent each signer is; see Independent.
 func (c *checker) grade() {
-	spoke := map[string]bool{} // keys whose provenance fits their binding
 	for i := range c.statements {
 		st := &c.statements[i]
-		if st.Certificate != nil {
-			st.Reason = certificateReason
-			continue
-		}
-		k := c.key(st.Key)
-		builder := c.builders[i]
-		switch {
-		case !k.Observer:
-			st.Grade, st.Reason = GradeKeyHolder, "the trust holds this key without a role"
-		case builder == "":
-			st.Grade, st.Reason = GradeKeyHolder, "the statement names no builder that the key's binding as observer could fit"
-		case !k.fits(builder):
-			st.Grade, st.Reason = GradeKeyHolder, fmt.Sprintf("builder %q is none of those for which the trust binds this key as observer", builder)
-		default:
-			st.Grade, st.Reason = GradeObserver, fmt.Sprintf("the trust binds this key as observer for builder %q", builder)
-			if isProvenance(st.PredicateType) {
-				spoke[st.Key] = true
-			}
-		}
+		st.grade(c.independence(*st, c.builders[i]))
 	}
 	for i := range c.signatures {
 		s := &c.signatures[i]
-		if s.Certificate != nil {
-			s.Reason = certificateReason
-			continue
-		}
-		switch k := c.key(s.Key); {
-		case !k.Observer:
-			s.Grade, s.Reason = GradeKeyHolder, "the trust holds this key without a role"
-		case !spoke[s.Key]:
-			// A signature names no builder; the binding must be met by the
-			// provenance beside it.
-			s.Grade, s.Reason = GradeKeyHolder, "no provenance by this key names a builder for which the trust binds it as observer"
-		default:
-			s.Grade, s.Reason = GradeObserver, "the trust binds this key as observer, and its provenance names a builder that fits"
-		}
+		s.grade(c.independenceOfSignature(*s))
 	}
 }
 
-// certificateReason is why a certificate's signer has no grade.
-const certificateReason = "signed with a certificate; the certificate says who signed"
+func (id *Identity) grade(i Independence) {
+	id.Grade, id.Reason, id.Independence = i.Grade, i.Reason(), i
+}
 
 func (c *checker) key(fingerprint string) trusted {
 	i := slices.IndexFunc(c.ring, func(k trusted) bool { return k.public.Fingerprint() == fingerprint })

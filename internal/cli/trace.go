@@ -1,46 +1,74 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
-	"assay.dev/assay/api"
+	"assay.dev/assay/attest/predicate"
 	"assay.dev/assay/internal/gate"
+	"assay.dev/assay/internal/gitfile"
 	"assay.dev/assay/observe"
 	"assay.dev/assay/policy"
 	"assay.dev/assay/report/trace"
+	"assay.dev/assay/store"
+	"assay.dev/assay/store/attached"
 	"assay.dev/assay/verify"
+	"assay.dev/assay/verify/workflow"
 )
 
 func (a *app) traceCommand() *cobra.Command {
-	var g gateFlags
+	var (
+		v         verifyFlags
+		g         gateFlags
+		workflows []string
+	)
 	c := &cobra.Command{
-		Use:   "trace IMAGE",
+		Use:   "trace IMAGE|FILE",
 		Short: "Draw the chain from commit over each task to image, evidence and verdict",
-		Long: `Verifies the image's evidence and draws what it says: the commit, each task in the
-order of the artifacts, what went in and out with digests, the image, its bill of
-materials, who signed, and with --policy the verdict.`,
-		Example: "  assay trace $IMAGE --key $KEY\n  assay trace $IMAGE --key $KEY --policy $POLICY --output svg > trace.svg",
-		Args:    cobra.ExactArgs(1),
+		Long: `Verifies the evidence and draws what it says: the commit, each task in the order of
+the artifacts, what went in and out with digests, the image, its bill of materials, who
+signed, and with --policy the verdict. It draws what an Assay executed, what Tekton
+Chains or Konflux watched, and what GitHub's workflows attest.
+
+Each link says how it is known: observed (by an observer that your trust names as
+one), attested by somebody, inferred (from names and digests that fit; nobody says it)
+or missing.
+
+For GitHub's provenance it lists what the provenance does not say. With --workflow-repo
+it reads the workflow's file at the attested commit and lists the actions it names and
+which are not pinned by digest: inferred, not attested.
+
+Exit codes: 0 drawn, 1 could not be checked, 2 usage, 3 nothing verifies.`,
+		Example: `  assay trace $IMAGE --key $KEY
+  assay trace $IMAGE --key $KEY --policy $POLICY --output svg > trace.svg
+  assay trace gh.tar.gz --bundle gh.sigstore.json --repo cli/cli --workflow-repo https://github.com/cli/cli`,
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := a.outputIs("text", "json", "svg"); err != nil {
+			if err := a.outputIs("text", "json", "svg", "dot"); err != nil {
 				return err
 			}
-			v, err := g.trust.verifier()
+			e, err := a.verify(cmd.Context(), &v, args)
+			var none *verify.NoEvidenceError
+			if errors.As(err, &none) {
+				return &exit{exitRefused, none}
+			}
 			if err != nil {
 				return err
 			}
-			e, err := v.image(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			t, err := chainOf(e)
+			t, err := a.chain(cmd.Context(), e, workflows)
 			if err != nil {
 				return err
 			}
 			if g.policy != "" {
+				if len(args) == 0 || len(e.Manifest()) == 0 {
+					return usagef("--policy judges images")
+				}
+				g.trust = v.trust
 				gt, _, err := g.open(cmd.Context(), "")
 				if err != nil {
 					return err
@@ -50,14 +78,25 @@ materials, who signed, and with --policy the verdict.`,
 			}
 			switch a.output {
 			case "json":
-				return a.json(t)
+				return a.json(struct {
+					*trace.Chain
+					*trace.Graph
+				}{t, t.Graph()})
 			case "svg":
 				return trace.SVG(a.out, t)
+			case "dot":
+				return trace.DOT(a.out, t)
 			}
 			return trace.Text(a.out, t)
 		},
 	}
-	g.add(c)
+	v.add(c)
+	f := c.Flags()
+	f.StringVarP(&g.policy, "policy", "p", "", "policy: a file, or a folder with policy.yaml or *.rego; its verdict is drawn too")
+	f.StringArrayVar(&g.data, "data", nil, "data file for the policy, such as trusted tasks (repeatable)")
+	f.StringVar(&g.effective, "effective-time", "", "judge as of this time: RFC 3339 or YYYY-MM-DD (default: now)")
+	f.BoolVar(&g.past, "allow-past-effective-time", false, "accept an --effective-time in the past, where later rules are not in force")
+	f.StringArrayVar(&workflows, "workflow-repo", nil, "repository of the workflow: a folder or an https address (repeatable)")
 	return c
 }
 
@@ -71,14 +110,28 @@ func verdictOf(j *gate.Judgement) string {
 	return string(policy.Fail)
 }
 
-// chainOf takes the newest run with an observation; the others are counted.
-func chainOf(e *verify.Evidence) (*trace.Chain, error) {
-	t := &trace.Chain{Image: e.Ref()}
+// chain takes the newest run with an observation, the others are counted; without one
+// the provenance whose signer is farthest from the build.
+func (a *app) chain(ctx context.Context, e *verify.Evidence, workflows []string) (*trace.Chain, error) {
+	t := &trace.Chain{Image: e.Ref(), SBOMs: []trace.SBOM{}}
 	for _, s := range e.Signatures() {
-		t.Signatures = append(t.Signatures, trace.Signature{Kind: "image signature (" + s.Format + ")", By: s.KeyName, Grade: string(s.Grade)})
+		t.Signatures = append(t.Signatures, vouching("image signature ("+s.Format+")", s.Identity, verify.SignerFacts{}))
 	}
+	var best *verify.Statement
 	for _, s := range e.Statements() {
-		t.Signatures = append(t.Signatures, trace.Signature{Kind: s.PredicateType, By: s.KeyName, Grade: string(s.Grade)})
+		by := vouching(s.PredicateType, s.Identity, factsOf(&s))
+		t.Signatures = append(t.Signatures, by)
+		switch s.Typed.(type) {
+		case *predicate.SPDX, *predicate.BOM:
+			t.SBOMs = append(t.SBOMs, trace.SBOM{Type: s.PredicateType, Digest: s.PayloadDigest, Mark: trace.MarkAttested, By: by.By + " (" + by.Grade + ")"})
+		case predicate.Provenance:
+			if best == nil || rank(by.Grade) < rank(vouching("", best.Identity, factsOf(best)).Grade) {
+				best = &s
+			}
+		}
+	}
+	if err := a.attachedSBOMs(ctx, e, t); err != nil {
+		return nil, err
 	}
 	for _, r := range e.Runs() {
 		if r.Observation == nil {
@@ -90,11 +143,133 @@ func chainOf(e *verify.Evidence) (*trace.Chain, error) {
 		}
 		t.Runs++
 		if t.Observation == nil || o.Run.Closed.After(t.Observation.Run.Closed) {
-			t.Observation = &o
+			t.Observation, t.ObservedBy = &o, vouching(r.Observation.PredicateType, r.Observation.Identity, verify.SignerFacts{})
 		}
 	}
-	if t.Observation == nil {
-		return nil, fmt.Errorf("%s has no observation (%s) to trace: it was not executed by an Assay that you trust; `assay verify` shows what it has", e.Ref(), api.PredicateObservation)
+	if t.Observation != nil || best == nil {
+		return t, nil
 	}
-	return t, nil
+	t.Build = trace.OfProvenance(best.Typed)
+	by := vouching("", best.Identity, factsOf(best))
+	t.Build.By, t.Build.Grade, t.Build.Reason = by.By, by.Grade, by.Reason
+	t.Runs = 1
+	if c := best.Certificate; c != nil {
+		t.Build.Workflow, t.Build.Caller = c.Signer(), c.BuildConfigURI
+		if t.Build.Source.Commit == "" && t.Build.Source.Repository == c.SourceRepository() {
+			t.Build.Source.Commit = c.SourceDigest()
+		}
+		for _, u := range verify.Unsaid(best.Typed, c) {
+			t.Build.Unsaid = append(t.Build.Unsaid, u.Text)
+		}
+	}
+	return t, a.readWorkflows(ctx, t.Build, best.Certificate, workflows)
+}
+
+// factsOf are what a grade is made of, where the trust binds nothing.
+func factsOf(s *verify.Statement) verify.SignerFacts {
+	f := verify.SignerFacts{Certificate: s.Certificate}
+	if p, ok := s.Typed.(predicate.Provenance); ok {
+		f.Builder, f.Source = p.BuilderID(), p.Source()
+	}
+	return f
+}
+
+// vouching names a signer. What verification left ungraded is graded by its
+// certificate.
+func vouching(kind string, id verify.Identity, f verify.SignerFacts) trace.Signature {
+	s := trace.Signature{Kind: kind, By: id.KeyName, Grade: string(id.Grade), Reason: id.Reason}
+	if id.Certificate != nil && id.Grade == verify.GradeUnknown {
+		f.Certificate = id.Certificate
+		i := verify.Independent(f)
+		s.Grade, s.Reason = string(i.Grade), i.Reason()
+	}
+	return s
+}
+
+// rank orders grades, the most independent first.
+func rank(grade string) int {
+	order := []verify.Grade{verify.GradeObserver, verify.GradeIsolatedWorkflow, verify.GradeBuilder, verify.GradeKeyHolder}
+	if i := slices.Index(order, verify.Grade(grade)); i >= 0 {
+		return i
+	}
+	return len(order)
+}
+
+// attachedSBOMs adds what hangs on an image unsigned.
+func (a *app) attachedSBOMs(ctx context.Context, e *verify.Evidence, t *trace.Chain) error {
+	if len(e.Manifest()) == 0 {
+		return nil
+	}
+	h, err := a.hangsOn(ctx, e.Ref(), "")
+	if err != nil {
+		return err
+	}
+	add := func(kind, digest string) {
+		t.SBOMs = append(t.SBOMs, trace.SBOM{Type: kind, Digest: digest, Mark: trace.MarkInferred})
+	}
+	m, err := h.Tagged(ctx, h.subject.Digest, ".sbom")
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	if err == nil {
+		for _, l := range m.Layers {
+			add(l.MediaType, l.Digest)
+		}
+	}
+	refs, err := h.Referrers(ctx, h.subject.Digest)
+	if err != nil {
+		return err
+	}
+	for _, d := range refs {
+		if attached.IsSBOM(d.ArtifactType) {
+			add(d.ArtifactType, d.Digest)
+		}
+	}
+	return nil
+}
+
+// readWorkflows reads the workflows that a certificate names, from whichever of the
+// repositories has their commits: a commit's id covers its content, so it does not
+// matter which.
+func (a *app) readWorkflows(ctx context.Context, b *trace.Build, c *verify.Certificate, where []string) error {
+	if len(where) == 0 {
+		return nil
+	}
+	if c == nil {
+		return usagef("--workflow-repo: the provenance is signed by a key, and no workflow is named")
+	}
+	files := c.WorkflowFiles()
+	if len(files) == 0 {
+		return usagef("--workflow-repo: the certificate names no workflow with its commit")
+	}
+	var repos []*gitfile.Repository
+	for _, w := range where {
+		r, err := gitfile.Open(w)
+		if err != nil {
+			return err
+		}
+		repos = append(repos, r)
+	}
+	for _, f := range files {
+		found := false
+		for _, r := range repos {
+			reading, err := workflow.Read(ctx, r, f.Commit, f.Path)
+			if errors.Is(err, workflow.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				fmt.Fprintf(a.err, "assay: %v\n", err)
+				continue
+			}
+			b.Readings, found = append(b.Readings, reading), true
+			break
+		}
+		if !found {
+			fmt.Fprintf(a.err, "assay: %s of %s at %s is in none of the repositories given\n", f.Path, f.Repository, f.Commit)
+		}
+	}
+	if len(b.Readings) == 0 {
+		return errors.New("none of the workflows could be read")
+	}
+	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"encoding/xml"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"strings"
 )
@@ -19,28 +18,27 @@ const (
 
 // box is one rectangle of the picture.
 type box struct {
-	title string
-	lines []string
-	class string
-	x, y  int
+	Node
+	x, y int
 }
 
-// edge is an artifact going from one box to another.
-type edge struct{ from, to int }
-
 // SVG draws the chain from left to right: the commit, tasks in columns by what
-// they take from each other, the image and what vouches for it.
+// they take from each other, the image and what vouches for it. How a link is known is
+// drawn: a full line was observed, a long dash attested, dots inferred, red is missing.
+// A link's title tells the rest.
 func SVG(w io.Writer, c *Chain) error {
-	boxes, edges, columns := layout(c)
-	width, height := 0, 0
+	g := c.Graph()
+	boxes, columns := layout(g)
+	width, height := 3*(boxW+gapX), 0
 	for x, col := range columns {
 		for y, b := range col {
-			boxes[b].x = margin + x*(boxW+gapX)
-			boxes[b].y = margin + 40 + y*(boxH+gapY)
-			width = max(width, boxes[b].x+boxW+margin)
-			height = max(height, boxes[b].y+boxH+margin)
+			b.x = margin + x*(boxW+gapX)
+			b.y = margin + 40 + y*(boxH+gapY)
+			width = max(width, b.x+boxW+margin)
+			height = max(height, b.y+boxH+margin)
 		}
 	}
+	height += 30
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d" font-family="sans-serif" font-size="12">`+"\n", width, height, width, height)
 	b.WriteString(`<style>
@@ -50,130 +48,92 @@ rect{fill:#f6f8fa;stroke:#57606a;rx:6}
 .image rect{fill:#ddf4ff;stroke:#0969da}
 .pass rect{fill:#dafbe1;stroke:#1a7f37;stroke-width:2}
 .fail rect{fill:#ffebe9;stroke:#cf222e;stroke-width:2}
+.missing rect,.unpinned rect{fill:#fff;stroke:#cf222e;stroke-dasharray:4 3}
 .title{font-weight:bold}
 path{fill:none;stroke:#57606a;stroke-width:1.3}
+path.observed{stroke:#1a7f37;stroke-width:2}
+path.attested{stroke-dasharray:9 3}
+path.inferred{stroke-dasharray:2 4}
+path.missing{stroke:#cf222e;stroke-dasharray:2 4}
 text{fill:#1f2328}
 </style>
 <defs><marker id="a" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path d="M0,0L8,4L0,8z" style="fill:#57606a"/></marker></defs>
 `)
 	fmt.Fprintf(&b, `<text x="%d" y="%d" class="title">%s</text>`+"\n", margin, margin, esc(c.Image))
-	for _, e := range edges {
-		f, t := boxes[e.from], boxes[e.to]
+	for _, l := range g.Links {
+		f, t := boxes[l.From], boxes[l.To]
+		if f == nil || t == nil {
+			continue
+		}
 		x1, y1, x2, y2 := f.x+boxW, f.y+boxH/2, t.x, t.y+boxH/2
-		fmt.Fprintf(&b, `<path d="M%d,%d C%d,%d %d,%d %d,%d" marker-end="url(#a)"/>`+"\n", x1, y1, x1+gapX/2, y1, x2-gapX/2, y2, x2, y2)
+		title := l.said()
+		if l.What != "" {
+			title = l.What + ": " + title
+		}
+		fmt.Fprintf(&b, `<path class="%s" d="M%d,%d C%d,%d %d,%d %d,%d" marker-end="url(#a)"><title>%s</title></path>`+"\n", l.Mark, x1, y1, x1+gapX/2, y1, x2-gapX/2, y2, x2, y2, esc(title))
 	}
-	for _, x := range boxes {
-		fmt.Fprintf(&b, `<g class="%s"><rect x="%d" y="%d" width="%d" height="%d"/><text x="%d" y="%d" class="title">%s</text>`, x.class, x.x, x.y, boxW, boxH, x.x+12, x.y+22, esc(cut(x.title)))
-		for i, l := range x.lines {
+	for _, n := range g.Nodes {
+		x := boxes[n.ID]
+		class := n.Class
+		if class == "" {
+			class = n.Kind
+		}
+		fmt.Fprintf(&b, `<g class="%s"><rect x="%d" y="%d" width="%d" height="%d"/><text x="%d" y="%d" class="title">%s</text>`, class, x.x, x.y, boxW, boxH, x.x+12, x.y+22, esc(cut(n.Title)))
+		for i, l := range n.Lines[:min(2, len(n.Lines))] {
 			fmt.Fprintf(&b, `<text x="%d" y="%d">%s</text>`, x.x+12, x.y+41+i*17, esc(cut(l)))
 		}
 		b.WriteString("</g>\n")
+	}
+	for i, m := range []Mark{MarkObserved, MarkAttested, MarkInferred, MarkMissing} {
+		x, y := margin+i*150, height-20
+		fmt.Fprintf(&b, `<path class="%s" d="M%d,%d L%d,%d"/><text x="%d" y="%d">%s</text>`+"\n", m, x, y, x+40, y, x+48, y+4, m)
 	}
 	b.WriteString("</svg>\n")
 	_, err := io.WriteString(w, b.String())
 	return err
 }
 
-// layout makes the boxes, their edges, and columns by the longest way from the
-// source.
-func layout(c *Chain) ([]box, []edge, [][]int) {
-	o := c.Observation
-	var boxes []box
-	var edges []edge
-	made := map[string]int{} // artifact or image digest → box that made it
-	column := map[int]int{}
-	if s := o.Source; s != nil {
-		boxes = append(boxes, box{title: "commit " + short(s.Commit), lines: []string{clean(s.Repository), fmt.Sprintf("commit %s, repository %s", s.CommitStatus, s.RepositoryStatus)}, class: "source"})
+// layout puts each node into a column, by the longest way from where nothing comes from.
+func layout(g *Graph) (map[string]*box, [][]*box) {
+	boxes := map[string]*box{}
+	column := map[string]int{}
+	for _, n := range g.Nodes {
+		boxes[n.ID] = &box{Node: n}
 	}
-	for i := range o.Tasks {
-		t := &o.Tasks[i]
-		id := len(boxes)
-		class := "task"
-		if t.Hermetic.Enforced {
-			class = "hermetic"
-		}
-		boxes = append(boxes, box{title: clean(taskName(t)), lines: []string{clean(facts(t)), clean(reference(t.Ref))}, class: class})
-		link := func(from int) {
-			if from != id && !linked(edges, from, id) {
-				edges = append(edges, edge{from, id})
-				column[id] = max(column[id], column[from]+1)
+	// No way is longer than there are nodes, even where links run in a circle.
+	for range g.Nodes {
+		moved := false
+		for _, l := range g.Links {
+			if to := column[l.From] + 1; column[l.To] < to && to < len(g.Nodes) {
+				column[l.To], moved = to, true
 			}
 		}
-		if o.Source != nil && t.TaskRun == o.Source.Task {
-			link(0)
-		}
-		for _, in := range t.Inputs {
-			if from, ok := made[digestIn(in.URI)]; ok {
-				link(from)
-			}
-		}
-		// Images that a parameter names by digest were taken from who made them.
-		for _, d := range slices.Sorted(maps.Keys(made)) {
-			if strings.Contains(string(t.Params), d) {
-				link(made[d])
-			}
-		}
-		for _, out := range t.Outputs {
-			for _, d := range append([]string{digestIn(out.URI)}, out.Manifests...) {
-				if d != "" {
-					made[d] = id
-				}
-			}
-		}
-		for _, d := range t.Uploads {
-			if _, ok := made[d]; !ok {
-				made[d] = id
-			}
-		}
-	}
-	image := len(boxes)
-	lines := []string{fmt.Sprintf("%d signatures and attestations", len(c.Signatures))}
-	for _, s := range c.Signatures {
-		if s.Grade == "observer" {
-			lines = append(lines, "by "+clean(s.By)+", an observer")
+		if !moved {
 			break
 		}
 	}
-	boxes = append(boxes, box{title: "image " + short(c.Image), lines: lines, class: "image"})
-	if from, ok := made[digestIn(c.Image)]; ok {
-		edges = append(edges, edge{from, image})
-		column[image] = column[from] + 1
-	} else {
-		for _, v := range column {
-			column[image] = max(column[image], v+1)
+	// The image and what hangs on it come before tasks that only read it.
+	rank := map[string]int{KindImage: 0, KindVerdict: 1, KindSignature: 2, KindSBOM: 3}
+	sorted := slices.Clone(g.Nodes)
+	slices.SortStableFunc(sorted, func(a, b Node) int {
+		ra, ok := rank[a.Kind]
+		if !ok {
+			ra = len(rank)
 		}
-	}
-	if c.Verdict != "" {
-		v := len(boxes)
-		boxes = append(boxes, box{title: "verdict: " + c.Verdict, lines: []string{"policy " + clean(c.Policy)}, class: verdictClass(c.Verdict)})
-		edges = append(edges, edge{image, v})
-		column[v] = column[image] + 1
-	}
-	// The image and its verdict come before tasks that only read it.
-	var columns [][]int
-	order := make([]int, 0, len(boxes))
-	for i := image; i < len(boxes); i++ {
-		order = append(order, i)
-	}
-	for i := range image {
-		order = append(order, i)
-	}
-	for _, i := range order {
-		for len(columns) <= column[i] {
+		rb, ok := rank[b.Kind]
+		if !ok {
+			rb = len(rank)
+		}
+		return ra - rb
+	})
+	var columns [][]*box
+	for _, n := range sorted {
+		for len(columns) <= column[n.ID] {
 			columns = append(columns, nil)
 		}
-		columns[column[i]] = append(columns[column[i]], i)
+		columns[column[n.ID]] = append(columns[column[n.ID]], boxes[n.ID])
 	}
-	return boxes, edges, columns
-}
-
-func linked(edges []edge, from, to int) bool {
-	for _, e := range edges {
-		if e.from == from && e.to == to {
-			return true
-		}
-	}
-	return false
+	return boxes, columns
 }
 
 func digestIn(ref string) string {

@@ -31,6 +31,7 @@ func chain() *Chain {
 	return &Chain{
 		Image: repo + "@" + digest("e"), Runs: 2,
 		Policy: "release", Verdict: "pass",
+		ObservedBy: Signature{By: "observer", Grade: "observer"},
 		Signatures: []Signature{
 			{Kind: "image signature (bundle)", By: "observer", Grade: "observer"},
 			{Kind: "https://slsa.dev/provenance/v0.2", By: "ci.pub", Grade: "key holder"},
@@ -128,7 +129,7 @@ func wellFormed(t *testing.T, svg []byte) {
 			continue
 		}
 		switch e.Name.Local {
-		case "svg", "style", "defs", "marker", "path", "text", "g", "rect":
+		case "svg", "title", "style", "defs", "marker", "path", "text", "g", "rect":
 		default:
 			t.Errorf("element %s", e.Name.Local)
 		}
