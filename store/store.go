@@ -32,6 +32,9 @@ var (
 	// ErrTooMuch says that there is more evidence than the bounds allow to
 	// read. Reading a part could hide what matters, so nothing is returned.
 	ErrTooMuch = errors.New("more evidence than the bounds allow")
+	// ErrAltered says that bytes are not those that their digest stands for:
+	// somebody, or a disk, changed them.
+	ErrAltered = errors.New("the bytes were altered")
 )
 
 // Subject is the artifact that evidence is about.

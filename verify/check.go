@@ -53,7 +53,11 @@ var errCertificate = &kindError{KindUntrustedIdentity, errors.New("signed by a c
 // item verifies one piece and adds it, or says why not.
 func (c *checker) item(it store.Item) error {
 	if it.Err != nil {
-		return fmt.Errorf("reading it: %w", it.Err)
+		err := fmt.Errorf("reading it: %w", it.Err)
+		if errors.Is(it.Err, store.ErrAltered) {
+			return as(KindAltered, err)
+		}
+		return err
 	}
 	switch {
 	case it.Format == store.FormatBundle, it.Format == FormatBundleFile:

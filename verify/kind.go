@@ -13,6 +13,8 @@ type Kind string
 const (
 	// KindMalformed: it cannot be read, or two readers could read it differently.
 	KindMalformed Kind = "malformed"
+	// KindAltered: the bytes are not those that their digest stands for.
+	KindAltered Kind = "altered"
 	// KindInvalidSignature: no signature of a trusted signer over these bytes.
 	KindInvalidSignature Kind = "invalid-signature"
 	// KindNotLogged: signed, and nobody vouches for it being seen, or for when.

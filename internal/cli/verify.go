@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -178,7 +179,13 @@ what was asked for.`,
 			if err != nil {
 				return err
 			}
-			return a.printEvidence(e)
+			if err := a.printEvidence(e); err != nil {
+				return err
+			}
+			if altered(e) {
+				return &exit{exitRefused, errors.New("some of the evidence was altered where it is kept; find out by whom before you use this image")}
+			}
+			return nil
 		},
 	}
 	v.add(c)
@@ -214,6 +221,12 @@ type refusalJSON struct {
 	Rejected []verify.Rejected `json:"rejected"`
 }
 
+// altered says whether evidence is false that nobody but its keeper can have made
+// so. What strangers hang on an image does not make it so.
+func altered(e *verify.Evidence) bool {
+	return slices.ContainsFunc(e.Rejected(), func(r verify.Rejected) bool { return r.Kind == verify.KindAltered })
+}
+
 func (a *app) printEvidence(e *verify.Evidence) error {
 	out := evidenceJSON{Image: e.Ref(), Digest: e.Digest(), Signatures: e.Signatures(), Statements: []statementJSON{}, Runs: []string{}, Rejected: e.Rejected()}
 	for _, s := range e.Statements() {
@@ -229,7 +242,11 @@ func (a *app) printEvidence(e *verify.Evidence) error {
 	if a.output == "json" {
 		return a.json(out)
 	}
-	fmt.Fprintf(a.out, "verified  %s\n", out.Image)
+	word := "verified"
+	if altered(e) {
+		word = "altered "
+	}
+	fmt.Fprintf(a.out, "%s  %s\n", word, out.Image)
 	for _, s := range out.Signatures {
 		fmt.Fprintf(a.out, "  signature    by %s (%s): %s\n", s.KeyName, s.Grade, s.Format)
 		a.printSigner(s.Identity)

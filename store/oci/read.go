@@ -130,7 +130,7 @@ func (s *Store) readBlob(ctx context.Context, digest string, budget *budget) ([]
 		return nil, err
 	}
 	if got := digestOf(res.body); got != digest {
-		return nil, &badItem{fmt.Errorf("registry gave bytes with digest %s", got)}
+		return nil, &badItem{fmt.Errorf("registry gave bytes with digest %s: %w", got, store.ErrAltered)}
 	}
 	return res.body, budget.take(int64(len(res.body)))
 }
@@ -144,7 +144,7 @@ func (s *Store) readBundle(ctx context.Context, it *store.Item, subject string, 
 		return err
 	}
 	if got := digestOf(res.body); got != it.Digest {
-		return &badItem{fmt.Errorf("registry gave a manifest with digest %s", got)}
+		return &badItem{fmt.Errorf("registry gave a manifest with digest %s: %w", got, store.ErrAltered)}
 	}
 	if err := budget.take(int64(len(res.body))); err != nil {
 		return err
