@@ -1,7 +1,7 @@
 # Few targets; each does its own set-up. `make help` lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-BINARIES := assay assay-observer assay-executor assay-planner assay-releaser assay-log assayd
+BINARIES := assay assay-observer assay-executor assay-planner assay-releaser assay-log assayd ec
 export GOTOOLCHAIN := local
 
 help:          ## this list
@@ -18,6 +18,10 @@ build: setup   ## everything into bin/
 	  go build -ldflags '-s -w' -o bin/$$b ./cmd/$$b || exit 1; done
 	@echo "build assay-task" >&2; CGO_ENABLED=0 go build -ldflags '-s -w' -o bin/assay-task ./cmd/assay-task
 	@echo "build runc" >&2; cd tools/runc && go build -tags seccomp -ldflags '-s -w' -o ../../bin/runc github.com/opencontainers/runc
+
+control-plane: ## etcd, kube-apiserver and kubectl, for `assayd up` on one machine
+	@eval "$$(tools/peers etcd kube-apiserver kubectl)" && mkdir -p bin && \
+	  cp -f "$$ASSAY_ETCD" bin/etcd && cp -f "$$ASSAY_KUBE_APISERVER" bin/kube-apiserver && cp -f "$$ASSAY_KUBECTL" bin/kubectl
 
 demo: build    ## rebuild yq from a git commit, gate it, release it; then see a forgery refused
 	@go run ./examples/demo
@@ -40,4 +44,4 @@ bench: build   ## side by side, in one run; ASSAY_CHAINS=PATH adds Chains' contr
 clean:         ## remove what was built
 	@rm -rf bin
 
-.PHONY: help setup build demo test test-all lint bench clean
+.PHONY: help setup build control-plane demo test test-all lint bench clean

@@ -4,10 +4,16 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 
 	"assay.dev/assay/internal/cli"
 )
 
 func main() {
-	os.Exit(cli.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	args := os.Args[1:]
+	// By the name of Conforma's program it takes that one's command line.
+	if filepath.Base(os.Args[0]) == "ec" {
+		args = append([]string{"ec"}, args...)
+	}
+	os.Exit(cli.Main(args, os.Stdin, os.Stdout, os.Stderr))
 }

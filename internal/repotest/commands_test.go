@@ -16,6 +16,7 @@ import (
 
 	"assay.dev/assay/internal/assayd"
 	"assay.dev/assay/internal/cli"
+	"assay.dev/assay/internal/ec"
 	"assay.dev/assay/internal/logserver"
 	"assay.dev/assay/internal/observer"
 	"assay.dev/assay/provenance"
@@ -114,6 +115,17 @@ func reference(ctx context.Context) ([]byte, error) {
 	if err := list(d); err != nil {
 		return nil, err
 	}
+	e := ec.Root()
+	for _, s := range e.Commands() {
+		if s.Name() == "opa" {
+			e.RemoveCommand(s) // OPA's own command line, which it documents
+		}
+	}
+	fmt.Fprintf(&b, "# Commands of ec\n\n%s. A program of its own, since it brings OPA's commands along (`ec opa`).\n\nFlags of every command:\n\n", e.Short)
+	table(&b, e.PersistentFlags())
+	if err := list(e); err != nil {
+		return nil, err
+	}
 	return b.Bytes(), nil
 }
 
@@ -157,6 +169,8 @@ func observerHelp(ctx context.Context, command []string) (string, error) {
 		code = observer.MainKey(args, &out, &errw)
 	case "doctor":
 		code = assayd.Main(ctx, append([]string{"doctor"}, args...), &out, &errw)
+	case "ec":
+		code = ec.Main(args, &out, &errw)
 	case "log":
 		code = logserver.Main(ctx, args, &out, &errw)
 	default:
