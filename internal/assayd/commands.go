@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -24,9 +25,14 @@ func Main(ctx context.Context, args []string, out, errw io.Writer) int {
 		return 0
 	}
 	fmt.Fprintln(errw, "assayd:", err)
-	var u usageError
-	if errors.As(err, &u) {
+	if errors.As(err, new(usageError)) {
 		return 2
+	}
+	// What cobra and the commands of other packages say about usage.
+	for _, p := range []string{"unknown command", "invalid argument", "accepts ", "required flag"} {
+		if strings.HasPrefix(err.Error(), p) {
+			return 2
+		}
 	}
 	return 1
 }

@@ -126,11 +126,16 @@ func (o *observerOptions) run(ctx context.Context, stdout, stderr io.Writer) (er
 	if err != nil {
 		return err
 	}
-	signer, closeSigner, err := o.openSigner(ctx, stderr, log)
+	signer, process, err := o.openSigner(ctx, stderr, log)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, closeSigner()) }()
+	defer func() {
+		err = errors.Join(err, signer.Close())
+		if process != nil {
+			err = errors.Join(err, process.stop())
+		}
+	}()
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return fmt.Errorf("making a client: %w", err)
@@ -166,6 +171,10 @@ func (o *observerOptions) run(ctx context.Context, stdout, stderr io.Writer) (er
 	if err != nil {
 		return err
 	}
+	sctx, endWatch := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() { defer close(watched); watchSigner(sctx, signer, process, w.Report) }()
+	defer func() { endWatch(); <-watched }()
 	back.getter = w.Annotations
 	back.images.Images = w.Images
 	if o.metrics != "" {
@@ -219,20 +228,52 @@ func (o *observerOptions) settings() (*provenance.Config, error) {
 	return &cfg, nil
 }
 
-// openSigner connects to a signer or starts one.
-func (o *observerOptions) openSigner(ctx context.Context, stderr io.Writer, log *slog.Logger) (signing.Service, func() error, error) {
+// openSigner connects to a signer, or starts one and connects to that.
+func (o *observerOptions) openSigner(ctx context.Context, stderr io.Writer, log *slog.Logger) (_ *signing.Client, process *child, err error) {
 	socket := strings.TrimPrefix(o.signer, "unix://")
-	stop := func() error { return nil }
 	if o.secrets != "" {
-		var err error
-		if socket, stop, err = startSigner(ctx, o.secrets, stderr); err != nil {
+		if process, err = startSigner(ctx, o.secrets, stderr, log); err != nil {
 			return nil, nil, err
 		}
+		socket = process.socket
 		log.Info("started a signer of the same user: who takes over this process can read its files; run it as another user and give --signer to keep them apart", "secrets", o.secrets)
 	}
 	c, err := signing.Dial(socket)
-	if err != nil {
-		return nil, nil, errors.Join(err, stop())
+	if err != nil && process != nil {
+		err = errors.Join(err, process.stop())
 	}
-	return c, func() error { return errors.Join(c.Close(), stop()) }, nil
+	return c, process, err
+}
+
+// signerChecked is how often the signer is asked how it is.
+const signerChecked = 2 * time.Second
+
+// watchSigner says in /readyz what is wrong with the signer or its keys.
+func watchSigner(ctx context.Context, c *signing.Client, process *child, report func(name, detail string, ready bool)) {
+	for {
+		detail := ""
+		if process != nil {
+			detail = process.away()
+		}
+		if detail == "" {
+			hctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+			h, err := c.Health(hctx)
+			cancel()
+			switch {
+			case err != nil:
+				detail = err.Error()
+			case len(h.Faults) > 0:
+				detail = strings.Join(h.Faults, "; ")
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		report("signer", detail, false)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(signerChecked):
+		}
+	}
 }

@@ -17,6 +17,13 @@ func Command() *cobra.Command {
 	doctor := &cobra.Command{
 		Use:   "doctor",
 		Short: "Say what a change-over would change, and what is in its way",
+		Args:  cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 { // cobra would print its help and succeed
+				return fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
+			}
+			return cmd.Help()
+		},
 	}
 	doctor.AddCommand(chainsCommand())
 	return doctor
@@ -41,7 +48,7 @@ Exit codes: 0 ready, 1 something is wrong or could not be read, 2 wrong usage.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if output != "text" && output != "json" {
-				return fmt.Errorf("--output %q: want text or json", output)
+				return fmt.Errorf("invalid argument %q for --output: want text or json", output)
 			}
 			rules := clientcmd.NewDefaultClientConfigLoadingRules()
 			rules.ExplicitPath = kubeconfig

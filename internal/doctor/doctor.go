@@ -65,6 +65,7 @@ type Entry struct {
 // Right is one thing that the observer's account must be allowed to do.
 type Right struct {
 	Verb, Group, Resource, Namespace string
+	Name                             string // of the one object; empty: all
 	Allowed                          bool
 }
 
@@ -73,6 +74,9 @@ func (r Right) String() string {
 	res := r.Resource
 	if r.Group != "" {
 		res += "." + r.Group
+	}
+	if r.Name != "" {
+		res += "/" + r.Name
 	}
 	s := r.Verb + " " + res
 	if r.Namespace != "" {
@@ -226,7 +230,7 @@ func (r *Report) settings(w World) {
 		return
 	}
 	if w.Config == nil {
-		r.add("Settings", Same, "", "there is no ConfigMap %s: both use the defaults", ConfigMapName)
+		r.add("Settings", Apply, "kubectl -n "+w.Namespace+" create configmap "+ConfigMapName, "there is no ConfigMap %s: Chains then uses its defaults, the observer waits for one, which may be empty", ConfigMapName)
 	}
 	cfg, err := provenance.ParseConfig(w.Config)
 	if err != nil {
@@ -250,7 +254,11 @@ func faults(err error) []string {
 		case interface{ Unwrap() []error }:
 			var out []string
 			for _, f := range u.Unwrap() {
-				out = append(out, f.Error())
+				line := f.Error()
+				if unknown, _, ok := strings.Cut(line, "; accepted: "); ok && strings.HasPrefix(line, "unknown key") {
+					line = unknown // the list of all that are known is in the documentation
+				}
+				out = append(out, line)
 			}
 			return out
 		case interface{ Unwrap() error }:
@@ -402,6 +410,12 @@ func (r *Report) steps(w World) {
 	ns := w.Namespace
 	if w.Chains != nil && w.Chains.Replicas > 0 {
 		r.Steps = append(r.Steps, fmt.Sprintf("kubectl -n %s scale deployment/%s --replicas=0", ns, DeploymentName))
+	}
+	if !w.NamespaceExists {
+		r.Steps = append(r.Steps, "kubectl create namespace "+ns)
+	}
+	if w.Config == nil {
+		r.Steps = append(r.Steps, fmt.Sprintf("kubectl -n %s create configmap %s", ns, ConfigMapName))
 	}
 	r.Steps = append(r.Steps,
 		"kubectl apply --server-side -f deploy/observer.yaml",

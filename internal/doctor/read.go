@@ -190,10 +190,11 @@ func needed(namespace string) []Right {
 		Right{Verb: "create", Resource: "events"},
 		Right{Verb: "get", Resource: "serviceaccounts"},
 		Right{Verb: "get", Resource: "secrets"},
-		Right{Verb: "watch", Resource: "configmaps", Namespace: namespace},
+		Right{Verb: "watch", Resource: "configmaps", Name: ConfigMapName, Namespace: namespace},
+		Right{Verb: "list", Group: "coordination.k8s.io", Resource: "leases", Namespace: namespace},
 		Right{Verb: "create", Group: "coordination.k8s.io", Resource: "leases", Namespace: namespace},
 		Right{Verb: "update", Group: "coordination.k8s.io", Resource: "leases", Namespace: namespace},
-		Right{Verb: "get", Group: "apps", Resource: "deployments", Namespace: namespace},
+		Right{Verb: "get", Group: "apps", Resource: "deployments", Name: DeploymentName, Namespace: namespace},
 	)
 }
 
@@ -205,7 +206,7 @@ func (r *reader) rights(ctx context.Context) error {
 				User:   account,
 				Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + r.o.Namespace, "system:authenticated"},
 				ResourceAttributes: &authv1.ResourceAttributes{
-					Verb: x.Verb, Group: x.Group, Resource: x.Resource, Namespace: x.Namespace,
+					Verb: x.Verb, Group: x.Group, Resource: x.Resource, Name: x.Name, Namespace: x.Namespace,
 				},
 			},
 		}, metav1.CreateOptions{})

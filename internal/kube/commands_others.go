@@ -153,14 +153,15 @@ processes it is. It succeeds either way; read the answer.`,
 
 func kubeconfigCommand() *cobra.Command {
 	o := &common{}
+	var path bool
 	c := &cobra.Command{
 		Use:   "kubeconfig",
 		Short: "Print the administrator's kubeconfig of this machine's own Kubernetes API",
 		Long: `Print the kubeconfig of the control plane that runs on the data folder. It holds
 the administrator's key: keep it closed. --output json prints the file's name and
-its content in one object.`,
-		Example: `  assayd kubeconfig > ~/.kube/assay && chmod 600 ~/.kube/assay
-  kubectl --kubeconfig ~/.kube/assay get namespaces`,
+its content in one object; --path prints its name alone.`,
+		Example: `  export KUBECONFIG=$(assayd kubeconfig --path)
+  kubectl get namespaces`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			js, err := asJSON(c)
@@ -172,6 +173,10 @@ its content in one object.`,
 				return err
 			}
 			if _, err := Running(dir); err != nil {
+				return err
+			}
+			if path && !js {
+				_, err := fmt.Fprintln(c.OutOrStdout(), KubeconfigFile(dir))
 				return err
 			}
 			b, err := os.ReadFile(KubeconfigFile(dir))
@@ -186,6 +191,7 @@ its content in one object.`,
 		},
 	}
 	o.flags(c)
+	c.Flags().BoolVar(&path, "path", false, "print the name of the file instead of what is in it")
 	addOutput(c)
 	return c
 }

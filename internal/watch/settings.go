@@ -59,7 +59,7 @@ func (f *settingsFollower) Trouble(err error) {
 	switch {
 	case err == nil:
 		f.o.health.clear("reading settings")
-	case apierrors.IsForbidden(err):
+	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
 		f.o.health.set("reading settings", "no right to watch ConfigMap "+configMap+": "+err.Error(), false)
 		f.o.log.Error("reading settings", "error", err)
 	default:
