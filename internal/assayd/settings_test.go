@@ -123,7 +123,7 @@ func TestKeyRotation(t *testing.T) {
 		run  watchtest.Run
 		key  string
 		code int
-	}{{runs[0], r.pub, 0}, {runs[0], second, 1}, {runs[7], second, 0}, {runs[7], r.pub, 1}} {
+	}{{runs[0], r.pub, 0}, {runs[0], second, 3}, {runs[7], second, 0}, {runs[7], r.pub, 3}} {
 		image := images(tt.run)[4]
 		if out, errb, code := r.tool("assay", "verify", image, "--key", tt.key); code != tt.code {
 			t.Errorf("assay verify %s --key %s: exit %d, want %d\n%s%s", image, filepath.Base(tt.key), code, tt.code, out, errb)
