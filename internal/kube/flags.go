@@ -22,6 +22,9 @@ func (f folder) etcdFlags(p ports, ephemeral bool) []string {
 	client, peer := "https://"+loopback(p.Client), "https://"+loopback(p.Peer)
 	flags := []string{
 		"--name=assay",
+		// The API server learns by it that its cache is up to date where nothing
+		// changes; without, a watch can wait for minutes for its beginning to end.
+		"--watch-progress-notify-interval=5s",
 		"--data-dir=" + f.path("etcd"),
 		"--listen-client-urls=" + client, "--advertise-client-urls=" + client,
 		"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer,

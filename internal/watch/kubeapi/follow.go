@@ -62,6 +62,14 @@ type Handler interface {
 	Trouble(err error)
 }
 
+// streamPatience is how long a server may be silent before it has told the initial
+// state. It can only do so when its cache has caught up with etcd, which on a quiet
+// cluster can be minutes away; a list is answered at once.
+const streamPatience = 3 * time.Second
+
+// errSilent says that a server did not tell the initial state in time.
+var errSilent = errors.New("the server did not tell what there is")
+
 // errRestart asks for the whole selection anew.
 var errRestart = errors.New("events were missed")
 
@@ -78,6 +86,9 @@ func (c *Client) Follow(ctx context.Context, sel Selection, handler Handler) err
 			return context.Cause(ctx)
 		case errors.Is(err, errRestart):
 			f.version = ""
+		case errors.Is(err, errSilent):
+			f.version, f.listing = "", true
+			continue
 		case err != nil:
 			handler.Trouble(err)
 		}
@@ -105,6 +116,7 @@ type follower struct {
 	// listing: the server cannot stream the initial state.
 	listing bool
 	line    []byte
+	silence *time.Timer // runs until the initial state is told
 }
 
 // once follows until the connection ends: nil where the server closed it in
@@ -126,9 +138,18 @@ func (f *follower) once(ctx context.Context) error {
 	} else {
 		q.Set("resourceVersion", f.version)
 	}
-	resp, err := f.c.send(ctx, request{method: "GET", verb: "watch", res: f.sel.Resource, namespace: f.sel.Namespace, query: q})
+	// Silence before the initial state is told ends the connection.
+	wctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if initial {
+		f.silence = time.AfterFunc(streamPatience, func() { cancel(errSilent) })
+		defer f.silence.Stop()
+	}
+	resp, err := f.c.send(wctx, request{method: "GET", verb: "watch", res: f.sel.Resource, namespace: f.sel.Namespace, query: q})
 	switch {
 	case err == nil:
+	case errors.Is(context.Cause(wctx), errSilent):
+		return errSilent
 	case gone(err):
 		return errRestart
 	case initial && (apierrors.IsInvalid(err) || apierrors.IsBadRequest(err)):
@@ -143,7 +164,11 @@ func (f *follower) once(ctx context.Context) error {
 		f.h.Begin()
 	}
 	f.h.Trouble(nil)
-	return f.stream(resp.Body, initial)
+	err = f.stream(resp.Body, initial)
+	if err != nil && errors.Is(context.Cause(wctx), errSilent) {
+		return errSilent
+	}
+	return err
 }
 
 func gone(err error) bool {
@@ -171,7 +196,11 @@ func (f *follower) stream(body io.Reader, initial bool) error {
 			if err != nil {
 				return err
 			}
-			initial = initial && !ended
+			if initial = initial && !ended; initial {
+				f.silence.Reset(streamPatience)
+			} else if f.silence != nil {
+				f.silence.Stop()
+			}
 		}
 		switch {
 		case err == io.EOF && initial:
