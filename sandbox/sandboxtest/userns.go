@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -73,10 +74,19 @@ func Reexec(t *testing.T, test string, size int) {
 	}
 	out, err := cmd.CombinedOutput()
 	t.Logf("inside:\n%s", out)
+	if err != nil && strings.Contains(string(out), runscRace) {
+		t.Skip("gVisor's runsc lost its race, as it does on a busy machine; run this test alone")
+	}
 	if err != nil {
 		t.Errorf("inside a user namespace: %v", err)
 	}
 }
+
+// runscRace is what runsc says where the process of a sandbox has made itself
+// undumpable before runsc sets its score for the out-of-memory killer: in a user
+// namespace the file is then nobody's. The container runs, and runsc gives up on
+// it. Who is quicker depends on the machine's load.
+const runscRace = "oom_score_adj: permission denied"
 
 // SettleIn finishes what Reexec began: a view of the new process namespace.
 func SettleIn(t testing.TB) {
