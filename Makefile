@@ -30,7 +30,10 @@ test: build    ## the tests
 	@go test ./...
 
 test-all: build ## the tests, the slow suites, the attacks, the peers; as root
-	@eval "$$(tools/peers)" && ASSAY_SLOW=1 go test -p 2 -timeout 40m ./...
+	@eval "$$(tools/peers)" && export ASSAY_SLOW=1 && \
+	  echo "the sandbox's suites have the machine to themselves: runsc races with it" >&2 && \
+	  go test -timeout 20m ./sandbox/oci && \
+	  go test -p 2 -timeout 40m $$(go list ./... | grep -v /sandbox/oci)
 
 lint: setup    ## vet, format, and the repository's own rules
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }

@@ -60,23 +60,27 @@ func Reexec(t *testing.T, test string, size int) {
 	}()
 	g, err := json.Marshal(groups)
 	must(t, err)
-	cmd := exec.Command("/proc/self/exe", "-test.run=^"+test+"$", "-test.v", "-test.timeout=5m")
-	cmd.Env = append(os.Environ(), envInside+"="+dir, envCgroup+"="+string(g), envProbe+"="+filepath.Join(dir, "probe"), "TMPDIR="+dir, "HOME="+dir)
-	maps := []syscall.SysProcIDMap{{ContainerID: 0, HostID: hostBase, Size: 1}}
-	if size > 0 {
-		maps = append(maps, syscall.SysProcIDMap{ContainerID: 65536, HostID: hostBase + 65536, Size: size})
+	run := func() ([]byte, error) {
+		cmd := exec.Command("/proc/self/exe", "-test.run=^"+test+"$", "-test.v", "-test.timeout=5m")
+		cmd.Env = append(os.Environ(), envInside+"="+dir, envCgroup+"="+string(g), envProbe+"="+filepath.Join(dir, "probe"), "TMPDIR="+dir, "HOME="+dir)
+		maps := []syscall.SysProcIDMap{{ContainerID: 0, HostID: hostBase, Size: 1}}
+		if size > 0 {
+			maps = append(maps, syscall.SysProcIDMap{ContainerID: 65536, HostID: hostBase + 65536, Size: size})
+		}
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC,
+			UidMappings: maps, GidMappings: maps, GidMappingsEnableSetgroups: true,
+			Credential: &syscall.Credential{Uid: 0, Gid: 0},
+			Pdeathsig:  syscall.SIGKILL,
+		}
+		return cmd.CombinedOutput()
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC,
-		UidMappings: maps, GidMappings: maps, GidMappingsEnableSetgroups: true,
-		Credential: &syscall.Credential{Uid: 0, Gid: 0},
-		Pdeathsig:  syscall.SIGKILL,
+	out, err := run()
+	for try := 1; err != nil && try < 3 && strings.Contains(string(out), runscRace); try++ {
+		t.Logf("try %d lost runsc's race:\n%s", try, out)
+		out, err = run()
 	}
-	out, err := cmd.CombinedOutput()
 	t.Logf("inside:\n%s", out)
-	if err != nil && strings.Contains(string(out), runscRace) {
-		t.Skip("gVisor's runsc lost its race, as it does on a busy machine; run this test alone")
-	}
 	if err != nil {
 		t.Errorf("inside a user namespace: %v", err)
 	}
