@@ -68,7 +68,7 @@ type Cosigner struct {
 }
 
 // NewCosigner reads a private key as GenerateKey makes it. It fails for anything
-// but an Ed25519 note key. Nil for now means time.Now.
+// but an Ed25519 note key. A nil now is time.Now.
 func NewCosigner(skey string, now func() time.Time) (*Cosigner, error) {
 	s, err := note.NewSigner(skey)
 	if err != nil {

@@ -150,7 +150,7 @@ func Authorize(ctx context.Context, repo name.Repository, base http.RoundTripper
 	}
 	rt, err := transport.NewWithContext(ctx, repo.Registry, auth, base, []string{scope})
 	if err != nil {
-		return nil, fmt.Errorf("authorising at %s: %w", repo.Registry, err)
+		return nil, fmt.Errorf("authorising at %s: %w (see that the registry runs, that its name is right and that it knows you)", repo.Registry, err)
 	}
 	return rt, nil
 }

@@ -121,7 +121,7 @@ func digest(parts ...any) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// uid is a placeholder: an API server gives its own.
+// uid stands in until an API server gives its own.
 func (g generator) uid(of string) types.UID {
 	d := digest(of, g.n)
 	return types.UID(d[:8] + "-" + d[8:12] + "-4" + d[13:16] + "-8" + d[17:20] + "-" + d[20:32])
