@@ -197,6 +197,18 @@ func TestFollow(t *testing.T) {
 			},
 			[]string{"begin", "object a", "object b", "object c", "synced", "object z"},
 		},
+		"silent in the initial state": {
+			[]func(http.ResponseWriter, *http.Request){
+				func(w http.ResponseWriter, r *http.Request) {
+					say(event("ADDED", object("a", "5")))(w, r)
+					_ = http.NewResponseController(w).Flush()
+					<-r.Context().Done() // until the follower has had enough
+				},
+				say(`{"metadata":{"resourceVersion":"5"},"items":[` + object("a", "5") + `]}`),
+				from("5", event("ADDED", object("z", "6"))),
+			},
+			[]string{"begin", "object a", "begin", "object a", "synced", "object z"},
+		},
 		"trouble": {
 			[]func(http.ResponseWriter, *http.Request){
 				status(500, "oh"), status(403, "no"), say(event("ADDED", object("z", "5")) + bookmark("7", true)),
