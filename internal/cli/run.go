@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"slices"
@@ -136,11 +137,15 @@ func checkJob(j *launch.Job) error {
 			return usagef("--forward %q: want HOST:PORT or PORT=HOST:PORT", f)
 		}
 	}
-	if j.Runtime == "" {
-		return nil
+	if j.Runtime != "" {
+		if st, err := os.Stat(j.Runtime); err != nil || st.IsDir() || st.Mode()&0o111 == 0 {
+			return usagef("--runtime %s: no program is there; name the OCI runtime by its path", j.Runtime)
+		}
 	}
-	if st, err := os.Stat(j.Runtime); err != nil || st.IsDir() || st.Mode()&0o111 == 0 {
-		return usagef("--runtime %s: no program is there; name the OCI runtime by its path", j.Runtime)
+	for _, f := range j.Files {
+		if _, err := os.Stat(f); errors.Is(err, fs.ErrNotExist) {
+			return usagef("--file %s: there is no such file or folder; name Tekton YAML, such as examples/run/hello.yaml", f)
+		}
 	}
 	return nil
 }
