@@ -14,7 +14,7 @@ import (
 )
 
 // Main runs the command line and returns the exit code: 0, 1 for trouble, 2 for
-// wrong usage.
+// wrong usage; object has more.
 func Main(ctx context.Context, args []string, out, errw io.Writer) int {
 	root := Command()
 	root.SetArgs(args)
@@ -27,6 +27,10 @@ func Main(ctx context.Context, args []string, out, errw io.Writer) int {
 	fmt.Fprintln(errw, "assayd:", err)
 	if errors.As(err, new(usageError)) {
 		return 2
+	}
+	var coded codedError
+	if errors.As(err, &coded) {
+		return coded.code
 	}
 	// What cobra and the commands of other packages say about usage.
 	for _, p := range []string{"unknown command", "invalid argument", "accepts ", "required flag"} {
@@ -54,6 +58,6 @@ func Command() *cobra.Command {
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(kube.Commands()...)
-	root.AddCommand(observerCommand(), doctor.Command())
+	root.AddCommand(observerCommand(), doctor.Command(), objectCommand())
 	return root
 }

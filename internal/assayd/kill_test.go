@@ -14,6 +14,7 @@ import (
 // TestKilled kills the whole program at random moments while it signs 60 runs.
 // Each run ends marked, with each signature and statement stored once.
 func TestKilled(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.settings(konflux())
 	runs := r.generate(60)
@@ -65,6 +66,7 @@ func (r *rig) countSigned() int {
 
 // TestSignerKilled: a signer that dies is noticed, said, and started again.
 func TestSignerKilled(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.settings(konflux())
 	o := r.observe("--no-leader-election")
@@ -111,6 +113,7 @@ func TestSignerKilled(t *testing.T) {
 // TestServerKilled: kube-apiserver is killed while runs are being signed, and
 // comes back on the same data.
 func TestServerKilled(t *testing.T) {
+	t.Parallel()
 	c := kubetest.StartOwn(t)
 	r := rigOn(t, c)
 	r.settings(konflux())

@@ -15,6 +15,7 @@ import (
 // TestMigration walks through docs/migrate-from-chains.md with a key that cosign
 // made in the cluster: doctor, change over, see that it works.
 func TestMigration(t *testing.T) {
+	t.Parallel()
 	cosign := os.Getenv("ASSAY_COSIGN")
 	if cosign == "" {
 		t.Skip(`needs cosign: eval "$(tools/peers cosign)"`)

@@ -17,10 +17,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"assay.dev/assay/attest/signing"
+	"assay.dev/assay/internal/kubeaccess"
 	"assay.dev/assay/internal/watch"
 	"assay.dev/assay/provenance"
 	"assay.dev/assay/store/docdb"
@@ -63,7 +62,7 @@ asked to stop, 1 it could not start or go on, 2 wrong usage.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file; default: the Pod's account, else as kubectl")
+	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file; "+kubeaccess.Default)
 	f.StringVar(&o.context, "context", "", "context of the kubeconfig")
 	f.StringVar(&o.server, "server", "", "address of the API server, instead of the kubeconfig's")
 	f.StringSliceVar(&o.namespaces, "namespace", nil, "namespaces to watch; default: all")
@@ -118,7 +117,7 @@ func (o *observerOptions) run(ctx context.Context, stdout, stderr io.Writer) (er
 		level = slog.LevelDebug
 	}
 	log := slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: level}))
-	config, err := o.cluster()
+	config, _, err := kubeaccess.Find(kubeaccess.Options{Kubeconfig: o.kubeconfig, Context: o.context, Server: o.server})
 	if err != nil {
 		return err
 	}
@@ -188,24 +187,6 @@ func (o *observerOptions) run(ctx context.Context, stdout, stderr io.Writer) (er
 		log.Info("serving /metrics, /healthz and /readyz", "address", l.Addr().String())
 	}
 	return w.Run(ctx)
-}
-
-// cluster finds the API server.
-func (o *observerOptions) cluster() (*rest.Config, error) {
-	if o.kubeconfig == "" && o.server == "" && o.context == "" {
-		if c, err := rest.InClusterConfig(); err == nil {
-			return c, nil
-		}
-	}
-	rules := clientcmd.NewDefaultClientConfigLoadingRules()
-	rules.ExplicitPath = o.kubeconfig
-	overrides := &clientcmd.ConfigOverrides{CurrentContext: o.context}
-	overrides.ClusterInfo.Server = o.server
-	c, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides).ClientConfig()
-	if err != nil {
-		return nil, fmt.Errorf("finding the cluster: %w; use --kubeconfig, or `assayd up` for one of your own", err)
-	}
-	return c, nil
 }
 
 // settings reads --config, if it is given.

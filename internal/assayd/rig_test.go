@@ -4,6 +4,12 @@
 // on loopback, cosign, and Tekton Chains' own controller where ASSAY_CHAINS names
 // it. Nothing is faked. They run with ASSAY_SLOW=1 and skip without the programs
 // of tools/peers.
+//
+// Tests have namespaces, registries and observers of their own and share one control
+// plane, and what mostly waits runs beside one another. A control plane of its own
+// has a test that stops it (TestServerKilled), runs Tekton's controller on it
+// (TestEndToEnd) or needs namespace tekton-chains and rights in the whole cluster
+// (TestMigration, TestRights).
 package assayd_test
 
 import (

@@ -110,7 +110,7 @@ func asked(r *http.Request) string {
 		name = strings.TrimPrefix(q.Get("fieldSelector"), "metadata.name=")
 	}
 	if group != "" || parts[0] != "configmaps" {
-		if parts[0] != "deployments" {
+		if parts[0] != "deployments" && parts[0] != "statefulsets" {
 			name = ""
 		}
 	}
@@ -210,6 +210,7 @@ func TestRights(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: the two containers have users of their own")
 	}
+	t.Parallel()
 	c := kubetest.StartOwn(t)
 	c.ApplyTektonCRDs(t)
 	bin := testrig.Binaries(t)

@@ -32,6 +32,7 @@ func (r *rig) warns(object, reason, says string) {
 // TestNonsenseInConfigMap: an edit that cannot be understood is shown and changes
 // nothing.
 func TestNonsenseInConfigMap(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.settings(konflux())
 	o := r.observe()
@@ -64,6 +65,7 @@ func TestNonsenseInConfigMap(t *testing.T) {
 // TestGarbageForAKey: a key replaced by garbage signs nothing, also not with the
 // one before; runs wait, say why, and go on when it is mended.
 func TestGarbageForAKey(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.settings(konflux())
 	o := r.observe()
@@ -103,6 +105,7 @@ func TestGarbageForAKey(t *testing.T) {
 // TestKeyRotation: what was signed with the old key verifies with that, what comes
 // after with the new one; nothing waits.
 func TestKeyRotation(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.settings(konflux())
 	o := r.observe()
@@ -144,6 +147,7 @@ func TestKeyRotation(t *testing.T) {
 // TestReplicas: two observers share four buckets; one is killed while runs are
 // being signed. Each run is signed once.
 func TestReplicas(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.settings(konflux())
 	a := r.observe("--buckets", "4", "--threads-per-controller", "2")

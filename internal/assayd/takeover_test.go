@@ -41,6 +41,7 @@ func (r *rig) asChains(name string, annotations map[string]string, finalizer boo
 
 // TestLeftByChains: runs as Chains leaves them when it is stopped.
 func TestLeftByChains(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.settings(konflux())
 	runs := r.generate(6)
@@ -130,6 +131,7 @@ func (r *rig) chains() *kubetest.Process {
 // alone: ours stands back, goes on when Chains is gone, states the same, and
 // stores nothing twice that Chains has stored.
 func TestTakeOver(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.settings(konflux())
 	theirs := r.chains()

@@ -6,7 +6,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
-	"k8s.io/client-go/tools/clientcmd"
+
+	"assay.dev/assay/internal/kubeaccess"
 )
 
 // ErrNotReady is returned by the command when something is wrong or unknown.
@@ -31,10 +32,9 @@ func Command() *cobra.Command {
 
 func chainsCommand() *cobra.Command {
 	var (
-		o                  Options
-		kubeconfig, server string
-		contextName        string
-		output             string
+		o      Options
+		access kubeaccess.Options
+		output string
 	)
 	c := &cobra.Command{
 		Use:   "chains",
@@ -50,13 +50,9 @@ Exit codes: 0 ready, 1 something is wrong or could not be read, 2 wrong usage.`,
 			if output != "text" && output != "json" {
 				return fmt.Errorf("invalid argument %q for --output: want text or json", output)
 			}
-			rules := clientcmd.NewDefaultClientConfigLoadingRules()
-			rules.ExplicitPath = kubeconfig
-			overrides := &clientcmd.ConfigOverrides{CurrentContext: contextName}
-			overrides.ClusterInfo.Server = server
-			config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides).ClientConfig()
+			config, _, err := kubeaccess.Find(access)
 			if err != nil {
-				return fmt.Errorf("finding the cluster: %w; use --kubeconfig, or `assayd kubeconfig` for the embedded one", err)
+				return err
 			}
 			config.QPS, config.Burst = 100, 200
 			w, err := Read(cmd.Context(), config, o)
@@ -78,10 +74,11 @@ Exit codes: 0 ready, 1 something is wrong or could not be read, 2 wrong usage.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&kubeconfig, "kubeconfig", "", "kubeconfig file; default: as kubectl")
-	f.StringVar(&contextName, "context", "", "context of the kubeconfig")
-	f.StringVar(&server, "server", "", "address of the API server")
+	f.StringVar(&access.Kubeconfig, "kubeconfig", "", "kubeconfig file; "+kubeaccess.Default)
+	f.StringVar(&access.Context, "context", "", "context of the kubeconfig")
+	f.StringVar(&access.Server, "server", "", "address of the API server")
 	f.StringVarP(&o.Namespace, "namespace", "n", Namespace, "namespace of Tekton Chains")
+	f.StringSliceVar(&o.Namespaces, "watch", nil, "namespaces that the observer is to watch; default: what --namespace of its Deployment, or Chains', says, else all")
 	f.IntVar(&o.MaxRuns, "max-runs", 5000, "how many runs of each kind to look at")
 	f.StringVarP(&output, "output", "o", "text", "text or json")
 	return c

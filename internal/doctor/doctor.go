@@ -40,6 +40,8 @@ type World struct {
 	Secret map[string]Entry
 	// CRDs of Tekton by name (pipelineruns.tekton.dev), with the versions served.
 	CRDs map[string][]string
+	// Namespaces that the observer is to watch; none: all.
+	Namespaces []string
 	// Rights lists what the observer's account must be allowed to do.
 	Rights []Right
 	Runs   Runs
@@ -67,6 +69,9 @@ type Right struct {
 	Verb, Group, Resource, Namespace string
 	Name                             string // of the one object; empty: all
 	Allowed                          bool
+	// GrantedIn are namespaces that have runs and where a Role grants what is not
+	// granted everywhere.
+	GrantedIn []string
 }
 
 // String is the right as `kubectl auth can-i` takes it.
@@ -361,24 +366,6 @@ func (r *Report) pem(e Entry) {
 	default:
 		r.add("Keys", Wrong, "put an unencrypted PKCS #8 key there", "x509.pem holds no PRIVATE KEY block")
 	}
-}
-
-func (r *Report) rights(w World) {
-	if w.Unreadable["Rights"] != "" || len(w.Rights) == 0 {
-		return
-	}
-	var missing []string
-	for _, x := range w.Rights {
-		if !x.Allowed {
-			missing = append(missing, x.String())
-		}
-	}
-	account := "system:serviceaccount:" + w.Namespace + ":assay-observer"
-	if len(missing) == 0 {
-		r.add("Rights", Same, "", "%s has all %d rights it needs", account, len(w.Rights))
-		return
-	}
-	r.add("Rights", Apply, "kubectl apply -f deploy/observer.yaml, or the Helm chart", "%s lacks: %s", account, strings.Join(missing, "; "))
 }
 
 func (r *Report) runs(w World) {

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
-	authv1 "k8s.io/api/authorization/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -22,6 +21,9 @@ import (
 type Options struct {
 	// Namespace of Chains. Default: tekton-chains.
 	Namespace string
+	// Namespaces that the observer is to watch, where it needs no rights elsewhere.
+	// Default: those that its Deployment, or Chains', is told by --namespace; else all.
+	Namespaces []string
 	// MaxRuns bounds how many runs of each kind are looked at. Default: 5000.
 	MaxRuns int
 }
@@ -46,13 +48,13 @@ func Read(ctx context.Context, config *rest.Config, o Options) (World, error) {
 	if _, err := client.Discovery().ServerVersion(); err != nil {
 		return World{}, fmt.Errorf("reaching the cluster: %w", err)
 	}
-	r := reader{client: client, dynamic: dyn, o: o, w: World{Namespace: o.Namespace, Unreadable: map[string]string{}}}
+	r := reader{client: client, dynamic: dyn, o: o, seen: map[string]bool{}, w: World{Namespace: o.Namespace, Namespaces: o.Namespaces, Unreadable: map[string]string{}}}
 	for _, part := range []struct {
 		topic string
 		read  func(context.Context) error
 	}{
 		{"Tekton", r.crds}, {"Chains", r.installation}, {"Settings", r.config},
-		{"Keys", r.secret}, {"Rights", r.rights}, {"Runs", r.runs},
+		{"Keys", r.secret}, {"Runs", r.runs}, {"Rights", r.rights},
 	} {
 		if err := part.read(ctx); err != nil {
 			if ctx.Err() != nil {
@@ -69,6 +71,7 @@ type reader struct {
 	dynamic dynamic.Interface
 	o       Options
 	w       World
+	seen    map[string]bool // namespaces that have runs
 }
 
 var tektonGroup = schema.GroupVersion{Group: "tekton.dev", Version: "v1"}
@@ -112,8 +115,15 @@ func (r *reader) installation(ctx context.Context) error {
 	if r.w.Chains, err = r.deployment(ctx, DeploymentName); err != nil {
 		return err
 	}
-	r.w.Ours, err = r.deployment(ctx, OurDeployment)
-	return err
+	if r.w.Ours, err = r.deployment(ctx, OurDeployment); err != nil {
+		return err
+	}
+	for _, d := range []*Deployment{r.w.Ours, r.w.Chains} {
+		if len(r.w.Namespaces) == 0 && d != nil {
+			r.w.Namespaces = watched(d.Args)
+		}
+	}
+	return nil
 }
 
 func (r *reader) deployment(ctx context.Context, name string) (*Deployment, error) {
@@ -178,60 +188,34 @@ func (r *reader) secret(ctx context.Context) error {
 	return nil
 }
 
-// needed are the rights of deploy/observer.yaml.
-func needed(namespace string) []Right {
-	var out []Right
-	for _, resource := range []string{"taskruns", "pipelineruns"} {
-		for _, verb := range []string{"get", "list", "watch", "patch"} {
-			out = append(out, Right{Verb: verb, Group: tektonGroup.Group, Resource: resource})
-		}
-	}
-	return append(out,
-		Right{Verb: "create", Resource: "events"},
-		Right{Verb: "get", Resource: "serviceaccounts"},
-		Right{Verb: "get", Resource: "secrets"},
-		Right{Verb: "watch", Resource: "configmaps", Name: ConfigMapName, Namespace: namespace},
-		Right{Verb: "list", Group: "coordination.k8s.io", Resource: "leases", Namespace: namespace},
-		Right{Verb: "create", Group: "coordination.k8s.io", Resource: "leases", Namespace: namespace},
-		Right{Verb: "update", Group: "coordination.k8s.io", Resource: "leases", Namespace: namespace},
-		Right{Verb: "get", Group: "apps", Resource: "deployments", Name: DeploymentName, Namespace: namespace},
-	)
-}
-
-func (r *reader) rights(ctx context.Context) error {
-	account := "system:serviceaccount:" + r.o.Namespace + ":assay-observer"
-	for _, x := range needed(r.o.Namespace) {
-		answer, err := r.client.AuthorizationV1().SubjectAccessReviews().Create(ctx, &authv1.SubjectAccessReview{
-			Spec: authv1.SubjectAccessReviewSpec{
-				User:   account,
-				Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + r.o.Namespace, "system:authenticated"},
-				ResourceAttributes: &authv1.ResourceAttributes{
-					Verb: x.Verb, Group: x.Group, Resource: x.Resource, Name: x.Name, Namespace: x.Namespace,
-				},
-			},
-		}, metav1.CreateOptions{})
-		if err != nil {
-			return err
-		}
-		x.Allowed = answer.Status.Allowed
-		r.w.Rights = append(r.w.Rights, x)
-	}
-	return nil
-}
-
 func (r *reader) runs(ctx context.Context) error {
 	if r.w.CRDs["pipelineruns.tekton.dev"] == nil {
 		return errors.New("there are no PipelineRuns in this cluster")
 	}
+	namespaces := r.w.Namespaces
+	if len(namespaces) == 0 {
+		namespaces = []string{""}
+	}
+	for _, ns := range namespaces {
+		if err := r.runsIn(ctx, ns); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// runsIn counts the runs of one namespace; empty: of all.
+func (r *reader) runsIn(ctx context.Context, namespace string) error {
 	taskRuns := map[string]bool{} // namespace/name of those that are there
 	for _, resource := range []string{"taskruns", "pipelineruns"} {
 		seen, token := 0, ""
 		for {
-			page, err := r.dynamic.Resource(tektonGroup.WithResource(resource)).List(ctx, metav1.ListOptions{Limit: 500, Continue: token})
+			page, err := r.dynamic.Resource(tektonGroup.WithResource(resource)).Namespace(namespace).List(ctx, metav1.ListOptions{Limit: 500, Continue: token})
 			if err != nil {
 				return err
 			}
 			for i := range page.Items {
+				r.seen[page.Items[i].GetNamespace()] = true
 				if resource == "taskruns" {
 					taskRuns[page.Items[i].GetNamespace()+"/"+page.Items[i].GetName()] = true
 				}

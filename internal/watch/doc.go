@@ -69,5 +69,6 @@
 //	keep.go       sign, log, keep                    mark.go      the mark
 //	backoff.go    classes and pauses                 settings.go  chains-config
 //	election.go   replicas and buckets               peer.go      Chains beside us
-//	events.go, metrics.go, health.go, lookup.go      what others ask and see
+//	foreign.go    marks that are not ours            lookup.go    what others ask
+//	events.go, metrics.go, health.go                 what others see
 package watch

@@ -215,7 +215,7 @@ func (b *ballot) round(ctx context.Context) error {
 		case err == nil:
 			b.keep(n, began)
 			b.o.log.Info("took a bucket", "bucket", n, "of", b.Buckets)
-			b.o.table.rebalance()
+			b.o.rebalanced()
 		case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err):
 			// Another replica was quicker.
 		default:
@@ -355,7 +355,7 @@ func (b *ballot) stale(l lease) bool {
 // write takes or renews a lease, provided that it is still as it was listed.
 func (b *ballot) write(ctx context.Context, l lease, name, role string) error {
 	ns := b.o.cfg.SystemNamespace
-	now := time.Now().UTC().Format("2006-01-02T15:04:05.000000Z")
+	now := b.o.cfg.Now().UTC().Format("2006-01-02T15:04:05.000000Z")
 	fresh := l.Metadata.ResourceVersion == ""
 	if l.Spec.HolderIdentity != b.id {
 		l.Spec.AcquireTime = now

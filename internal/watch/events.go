@@ -24,6 +24,8 @@ const (
 	reasonElsewhere = "StoredElsewhere"
 	reasonSettings  = "InvalidSettings"
 	reasonPeer      = "StandingBack"
+	reasonTakeOver  = "TakingOver"
+	reasonTaken     = "MarkedElsewhere"
 )
 
 // events tells the owners of runs what went wrong, as Kubernetes events. They go
@@ -34,6 +36,7 @@ const (
 type events struct {
 	api   *kubeapi.Client
 	log   *slog.Logger
+	now   func() time.Time
 	queue chan *event
 
 	mu   sync.Mutex
@@ -72,8 +75,8 @@ type object struct {
 
 const component = "assay-observer"
 
-func newEvents(api *kubeapi.Client, log *slog.Logger) *events {
-	return &events{api: api, log: log, queue: make(chan *event, 1000), sent: map[[32]byte]struct{}{}}
+func newEvents(api *kubeapi.Client, log *slog.Logger, now func() time.Time) *events {
+	return &events{api: api, log: log, now: now, queue: make(chan *event, 1000), sent: map[[32]byte]struct{}{}}
 }
 
 func (h head) object() object {
@@ -97,7 +100,7 @@ func (e *events) warn(about object, reason, message string) {
 	if known {
 		return
 	}
-	now := time.Now().UTC().Truncate(time.Second)
+	now := e.now().UTC().Truncate(time.Second)
 	ev := &event{APIVersion: "v1", Kind: "Event", InvolvedObject: about, Reason: reason, Message: message,
 		FirstTimestamp: now, LastTimestamp: now, Count: 1, Type: "Warning", ReportingComponent: component}
 	ev.Source.Component = component

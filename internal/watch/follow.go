@@ -1,7 +1,6 @@
 package watch
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"time"
@@ -94,11 +93,17 @@ func (f *follower) Object(object []byte) {
 	s := o.enter()
 	cfg := s.cfg
 	s.users.Done()
-	switch decide(h, cfg, f.plan, o.started) {
+	started := o.startedAt()
+	if o.table.knows(h.uid) {
+		started = time.Time{} // seen before it ended: it is not old, whatever clocks say
+	}
+	switch decide(h, cfg, f.plan, started) {
 	case ignore:
 		// What was ours to work on may have become somebody else's to mark.
 		if h.marked() {
-			o.markedByChains(h, object)
+			if o.table.unclaimed(h) {
+				o.markedElsewhere(h)
+			}
 			o.table.see(h, nil, f.sel.String(), f.round, f.blocks())
 		}
 	case release:
@@ -113,14 +118,6 @@ func (f *follower) Object(object []byte) {
 		})
 	case process:
 		o.table.see(h, object, f.sel.String(), f.round, f.blocks())
-	}
-}
-
-// markedByChains takes note where a run that was ours to work on carries a mark
-// that is not ours and Chains' finalizer: Chains is at work somewhere.
-func (o *Observer) markedByChains(h head, object []byte) {
-	if o.cfg.WatchPeer && o.table.pending(h.uid) && bytes.Contains(object, []byte(managerChainsFinalizer)) {
-		o.foreign.Store(time.Now().UnixNano())
 	}
 }
 
@@ -143,6 +140,7 @@ func (t *table) protectLater(h head, after time.Duration, do func()) {
 	if e == nil || e.protect != nil {
 		return
 	}
+	e.protects = true
 	// A clock that was set must not keep it from being protected.
 	lived := min(max(t.now().Sub(h.created), 0), after)
 	e.protect = time.AfterFunc(after-lived, do)
@@ -169,7 +167,7 @@ func (o *Observer) protect(ctx context.Context, uid string) {
 		return
 	}
 	later := func() {
-		h.created = time.Now()
+		h.created = o.cfg.Now()
 		o.table.protectLater(h, 15*time.Second, func() {
 			o.chore(func(ctx context.Context) { o.protect(ctx, uid) })
 		})
@@ -192,6 +190,13 @@ func (o *Observer) protect(ctx context.Context, uid string) {
 	case ctx.Err() == nil:
 		o.log.Warn("setting the finalizer", "run", h.String(), "error", err)
 		later()
+	}
+}
+
+// rebalanced goes on with what has become this replica's.
+func (o *Observer) rebalanced() {
+	for _, uid := range o.table.rebalance() {
+		o.chore(func(ctx context.Context) { o.protect(ctx, uid) })
 	}
 }
 
@@ -219,10 +224,9 @@ func (t *table) standing() bool {
 	return len(t.paused) > 0
 }
 
-// pending says whether a run has ended and is not finished with.
-func (t *table) pending(uid string) bool {
+// knows says whether a run is in the table.
+func (t *table) knows(uid string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	e := t.runs[uid]
-	return e != nil && e.done && e.state != settled
+	return t.runs[uid] != nil
 }

@@ -35,7 +35,7 @@ type kinds map[string]prometheus.Counter
 
 // newMetrics registers everything. It panics if that was done before with the
 // same registry, which is a mistake in the wiring.
-func newMetrics(reg prometheus.Registerer, backlog func() stats) *metrics {
+func newMetrics(reg prometheus.Registerer, now func() time.Time, backlog func() stats) *metrics {
 	perKind := func(name, help string) kinds {
 		out := kinds{}
 		for kind, prefix := range map[string]string{"TaskRun": "watcher_taskrun_", "PipelineRun": "watcher_pipelinerun_"} {
@@ -116,7 +116,7 @@ func newMetrics(reg prometheus.Registerer, backlog func() stats) *metrics {
 		if s.oldest.IsZero() {
 			return 0
 		}
-		return max(0, time.Since(s.oldest).Seconds())
+		return max(0, now().Sub(s.oldest).Seconds())
 	})
 	return m
 }

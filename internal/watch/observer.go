@@ -64,6 +64,12 @@ type Config struct {
 	// MaxHeld bounds the memory for runs that wait, in bytes; default 48 MB.
 	MaxHeld int
 
+	// Now reads the wall's clock; default time.Now. It is compared with what others'
+	// clocks wrote on runs and leases, and is in what we write; it may step. Whatever
+	// lasts, such as pauses and leases, goes by the machine's own clock, which does
+	// not.
+	Now func() time.Time
+
 	Log      *slog.Logger          // default: nowhere
 	Registry prometheus.Registerer // default: one of its own
 	Tracer   trace.TracerProvider  // default: none
@@ -82,16 +88,30 @@ type Observer struct {
 	signer  signing.Service
 	events  *events
 	table   *table
-	started time.Time
+	started time.Time // by the wall's clock
+	began   time.Time // by the machine's
 	health  *health
 	ballot  *ballot // nil: no election
 	chores  chan func(context.Context)
 
 	mu      sync.Mutex // guards session while it is exchanged
 	session *session
-	down    sync.Map     // troubles there are, by name
-	foreign atomic.Int64 // when a mark of Chains' was last seen, Unix nanoseconds
-	inWork  sync.Map     // annotations of the runs in work, by uid
+	down    sync.Map // troubles there are, by name
+	inWork  sync.Map // annotations of the runs in work, by uid
+
+	foreign  atomic.Pointer[foreignMark] // the last mark of Chains' that was seen
+	looking  atomic.Bool                 // at who left a mark
+	peerNews chan struct{}               // wakes the look for Chains
+}
+
+// startedAt is when the observer began, by the wall's clock as it goes now or as
+// it went then, whichever is earlier: a clock that was ahead when we began, or is
+// now, must not make runs old that are not.
+func (o *Observer) startedAt() time.Time {
+	if now := o.cfg.Now().Add(-time.Since(o.began)); now.Before(o.started) {
+		return now
+	}
+	return o.started
 }
 
 // New returns an observer. It fails where Config lacks something, and connects
@@ -117,6 +137,9 @@ func New(cfg Config) (*Observer, error) {
 	if cfg.PeerInterval <= 0 {
 		cfg.PeerInterval = 15 * time.Second
 	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -130,17 +153,18 @@ func New(cfg Config) (*Observer, error) {
 		cfg.Identity = identity()
 	}
 	o := &Observer{
-		cfg: cfg, log: cfg.Log, signer: cfg.Signer, started: time.Now(),
+		cfg: cfg, log: cfg.Log, signer: cfg.Signer, started: cfg.Now(), began: time.Now(),
 		tracer: cfg.Tracer.Tracer("assay.dev/assay/internal/watch"),
 		health: newHealth(), chores: make(chan func(context.Context), 10_000),
+		peerNews: make(chan struct{}, 1),
 	}
-	o.metrics = newMetrics(cfg.Registry, func() stats { return o.table.stats() })
+	o.metrics = newMetrics(cfg.Registry, cfg.Now, func() stats { return o.table.stats() })
 	api, err := kubeapi.New(cfg.Kube, kubeapi.Options{QPS: cfg.QPS, Burst: cfg.Burst, Observe: o.metrics.request})
 	if err != nil {
 		return nil, fmt.Errorf("making an observer: %w", err)
 	}
 	o.api = api
-	o.events = newEvents(api, cfg.Log)
+	o.events = newEvents(api, cfg.Log, cfg.Now)
 	opts := tableOptions{maxHeld: cfg.MaxHeld}
 	if cfg.Election != nil {
 		if o.ballot, err = newBallot(*cfg.Election, o); err != nil {
@@ -149,6 +173,7 @@ func New(cfg Config) (*Observer, error) {
 		opts.owns = o.ballot.owns
 	}
 	o.table = newTable(opts)
+	o.table.now = cfg.Now
 	return o, nil
 }
 
@@ -325,7 +350,7 @@ func (o *Observer) well(trouble string) {
 // finished counts and logs a run that carries its mark.
 func (o *Observer) finished(j *job, a *attempt) {
 	o.metrics.attempts.WithLabelValues(j.kind).Observe(float64(j.attempts + 1))
-	latency := time.Since(startOf(j))
+	latency := max(0, o.cfg.Now().Sub(o.startOf(j)))
 	o.metrics.latency.WithLabelValues(j.kind).Observe(latency.Seconds())
 	refused := a.refused()
 	if len(refused) == 0 {

@@ -60,14 +60,14 @@ const (
 func (o *Observer) process(ctx context.Context, j *job) {
 	s := o.enter()
 	defer s.users.Done()
-	ctx, span := o.tracer.Start(ctx, "run", trace.WithTimestamp(startOf(j)), trace.WithAttributes(
+	ctx, span := o.tracer.Start(ctx, "run", trace.WithTimestamp(o.startOf(j)), trace.WithAttributes(
 		attribute.String("assay.run.kind", j.kind), attribute.String("k8s.namespace.name", j.namespace),
 		attribute.String("assay.run.name", j.name), attribute.String("assay.run.uid", j.uid),
 		attribute.Int("assay.attempt", j.attempts+1),
 	))
 	defer span.End()
 	if !j.ended.IsZero() {
-		_, waited := o.tracer.Start(ctx, "queued", trace.WithTimestamp(startOf(j)))
+		_, waited := o.tracer.Start(ctx, "queued", trace.WithTimestamp(o.startOf(j)))
 		waited.End()
 	}
 	a := &attempt{o: o, s: s, job: j, memo: j.memo, notes: map[string]string{}}
@@ -91,9 +91,10 @@ func (o *Observer) process(ctx context.Context, j *job) {
 	}
 }
 
-func startOf(j *job) time.Time {
-	if j.ended.IsZero() || j.ended.After(time.Now()) {
-		return time.Now()
+// startOf is when a run ended; now, where nobody says or a clock went wrong.
+func (o *Observer) startOf(j *job) time.Time {
+	if now := o.cfg.Now(); j.ended.IsZero() || j.ended.After(now) {
+		return now
 	}
 	return j.ended
 }
@@ -490,8 +491,9 @@ func (a *attempt) mark(ctx context.Context) verdict {
 		a.o.log.Info("run was deleted before it could be marked; what it made is stored", "run", a.job.head.String(), "uid", a.job.uid)
 		return dropped
 	case errors.Is(err, errTaken):
-		a.o.metrics.foreign.Inc()
+		a.o.markedElsewhere(a.job.head)
 		a.o.log.Warn("somebody else marked the run while we worked on it", "run", a.job.head.String(), "uid", a.job.uid)
+		a.o.events.warn(a.job.object(), reasonTaken, "somebody else, Tekton Chains perhaps, marked this run while the observer worked on it; what the observer made of it is stored, and the mark is left as it is")
 		return dropped
 	case err != nil:
 		a.fail("api", "marking", apiClass(err))

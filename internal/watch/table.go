@@ -37,9 +37,9 @@ type table struct {
 	held    int               // bytes of raw kept
 	made    int               // bytes of payload kept between attempts
 	working int
-	paused  map[string]bool // reasons to give out nothing
-	wake    chan struct{}   // closed and replaced when something may be ready
-	now     func() time.Time
+	paused  map[string]bool  // reasons to give out nothing
+	wake    chan struct{}    // closed and replaced when something may be ready
+	now     func() time.Time // the wall's, for what others' clocks wrote
 }
 
 type tableOptions struct {
@@ -77,12 +77,14 @@ type entry struct {
 	noted  time.Time
 	change chan struct{} // closed at the next change; nil while nobody waits
 	left   bool          // its group no longer waits for it
+	told   bool          // its owner knows why it rests
 
 	attempts int
 	memo     *memo
 	troubles []string // what the last attempt failed at: names of back ends
 	timer    *time.Timer
 	protect  *time.Timer
+	protects bool // gets a finalizer, as settings have it
 	blocks   bool // must wait for the TaskRuns of its group
 }
 
@@ -130,7 +132,7 @@ func (t *table) see(h head, object []byte, scope string, round uint64, blocks bo
 		return nil
 	}
 	if e == nil {
-		e = &entry{head: h, scope: scope, noted: t.now()}
+		e = &entry{head: h, scope: scope, noted: time.Now()}
 		t.runs[h.uid] = e
 		g := t.group(h)
 		g.entries++
@@ -151,7 +153,7 @@ func (t *table) see(h head, object []byte, scope string, round uint64, blocks bo
 		t.hold(e, object)
 		e.blocks = blocks
 		if e.state == idle {
-			e.noted = t.now()
+			e.noted = time.Now()
 			t.offer(e)
 		}
 	}
@@ -515,16 +517,22 @@ func (t *table) unpause(prefix string) {
 	t.signal()
 }
 
-// rebalance offers what has become ours, and parks what is no longer.
-func (t *table) rebalance() {
+// rebalance offers what has become ours, and returns the uids of those unfinished
+// runs that are ours now and have no finalizer, nor a timer to get one.
+func (t *table) rebalance() (unprotected []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, e := range t.runs {
-		if e.done && e.state == idle && t.opts.owns(e.group()) {
+		switch {
+		case e.state != idle || !t.opts.owns(e.group()):
+		case e.done:
 			t.offer(e)
+		case e.protects && e.protect == nil && len(e.finalizers) == 0:
+			unprotected = append(unprotected, e.uid)
 		}
 	}
 	t.signal()
+	return unprotected
 }
 
 // busy says whether a run of the groups that match is being worked on.

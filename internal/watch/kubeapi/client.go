@@ -52,6 +52,7 @@ var (
 	Events       = Resource{"", "v1", "events", "Event"}
 	Leases       = Resource{"coordination.k8s.io", "v1", "leases", "Lease"}
 	Deployments  = Resource{"apps", "v1", "deployments", "Deployment"}
+	StatefulSets = Resource{"apps", "v1", "statefulsets", "StatefulSet"}
 )
 
 // APIVersion is group/version, or the version alone for the core group.
