@@ -314,8 +314,15 @@ func ask(client *http.Client, req *http.Request) ([]byte, error) {
 func refusal(status string, answer []byte) error {
 	var m struct {
 		Message string `json:"message"`
+		Error   struct {
+			Message string `json:"message"`
+		} `json:"error"` // as Google's services have it
 	}
-	if json.Unmarshal(answer, &m) != nil || m.Message == "" {
+	_ = json.Unmarshal(answer, &m) // what is no JSON is shown as it is
+	if m.Message == "" {
+		m.Message = m.Error.Message
+	}
+	if m.Message == "" {
 		m.Message = string(bytes.TrimSpace(answer[:min(len(answer), 300)]))
 	}
 	return fmt.Errorf("%s: %s", status, m.Message)

@@ -17,9 +17,7 @@ import (
 	"cloud.google.com/go/compute/metadata"
 	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
-	"golang.org/x/oauth2"
 	"google.golang.org/api/idtoken"
-	"google.golang.org/api/impersonate"
 
 	"assay.dev/assay/store"
 )
@@ -53,12 +51,7 @@ func sources() []tokenSource {
 		{"github-actions", "github", hasEnv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_URL"), github},
 		{"buildkite-agent", "buildkite", hasEnv("BUILDKITE_AGENT_ACCESS_TOKEN"), buildkiteAgent},
 		{"spiffe", "", func(ctx context.Context) bool { return hasFile(strings.TrimPrefix(spireAddress(), "unix://"))(ctx) }, spiffe},
-		{"google-impersonate", "", hasEnv("GOOGLE_SERVICE_ACCOUNT_NAME"), func(ctx context.Context, _ *Driver) (string, error) {
-			s, err := impersonate.IDTokenSource(ctx, impersonate.IDTokenConfig{
-				Audience: Audience, TargetPrincipal: os.Getenv("GOOGLE_SERVICE_ACCOUNT_NAME"), IncludeEmail: true,
-			})
-			return googleToken(s, err)
-		}},
+		{"google-impersonate", "", hasEnv(googleAccount), googleImpersonate},
 		{"google-workload-identity", "google", metadata.OnGCEWithContext, func(ctx context.Context, _ *Driver) (string, error) {
 			return googleToken(idtoken.NewTokenSource(ctx, Audience))
 		}},
@@ -260,15 +253,4 @@ func spiffe(ctx context.Context, _ *Driver) (string, error) {
 		return "", err
 	}
 	return s.Marshal(), nil
-}
-
-func googleToken(s oauth2.TokenSource, err error) (string, error) {
-	if err != nil {
-		return "", store.As(store.Configuration, err)
-	}
-	t, err := s.Token()
-	if err != nil {
-		return "", err
-	}
-	return t.AccessToken, nil
 }

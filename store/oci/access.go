@@ -58,6 +58,7 @@ type host struct {
 	now  func() time.Time
 
 	noMonolithic atomic.Bool
+	noReferrers  atomic.Int64 // until when, Unix nanoseconds, it counts as having no API for referrers
 	conditions   atomic.Int32 // of type knowledge: does it honour conditional writes
 	kept         atomic.Bool  // something was, by an earlier Keep
 	window       atomic.Int64 // how long it recently took from reading a tag to having written it
@@ -68,6 +69,16 @@ type host struct {
 	mu     sync.Mutex
 	tokens map[string]token // guarded by mu; by credentials and repository
 	known  map[string]bool  // guarded by mu; repository@digest of small blobs that are there
+}
+
+// referrersMemory is how long a registry that has no API for referrers is not asked
+// again: it may be given a newer version.
+const referrersMemory = 5 * time.Minute
+
+// listsNone says whether the registry was lately found to have no API for referrers.
+func (h *host) listsNone() bool {
+	left := time.Unix(0, h.noReferrers.Load()).Sub(h.now())
+	return left > 0 && left <= referrersMemory // a clock that was set back must not make it last
 }
 
 // knowledge is what is known of a registry's habit.

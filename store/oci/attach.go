@@ -325,7 +325,7 @@ func (s *Store) attachReferrer(ctx context.Context, subject store.Subject, r Ref
 			return Attached{}, err
 		}
 		if !listed {
-			if err := s.putReferrersTag(ctx, subject.Digest, []descriptor{d}); err != nil {
+			if _, err := s.putReferrersTag(ctx, subject.Digest, []descriptor{d}, nil); err != nil {
 				return Attached{}, err
 			}
 		}

@@ -15,6 +15,7 @@ import (
 	"assay.dev/assay/attest/bundle"
 	"assay.dev/assay/attest/dsse"
 	"assay.dev/assay/attest/intoto"
+	"assay.dev/assay/attest/tlog"
 	"assay.dev/assay/store"
 )
 
@@ -44,13 +45,6 @@ func hangersOf(r store.Record) ([]*hanger, error) {
 			return nil, err
 		}
 	}
-	annotations := map[string]string{}
-	if r.Statement != nil {
-		// What a log says of a simple signing signature it does not say of this one.
-		if err := annotateLog(annotations, r.Log, ""); err != nil {
-			return nil, err
-		}
-	}
 	var out []*hanger
 	for _, s := range r.Signatures {
 		sig := s.Sig
@@ -60,6 +54,15 @@ func hangersOf(r store.Record) ([]*hanger, error) {
 					"a simple signing signature cannot be checked in one: sign that too, or set storage.oci.encoding-format to dsse")
 			}
 		}
+		log := r.Log
+		if r.Image != "" {
+			// What a log says of a simple signing signature it does not say of this one.
+			log = tlog.Covering(log, tlog.Signed{PayloadType: store.PayloadType, Payload: payload, Sig: sig, Key: s.Key})
+		}
+		annotations := map[string]string{}
+		if err := annotateLog(annotations, log, ""); err != nil {
+			return nil, err
+		}
 		h := &hanger{record: r, predicateType: predicateType, payload: digestOf(payload), proof: annotations[AnnotationLogProof]}
 		h.record.Signatures = []store.Signature{s}
 		h.envelope = &dsse.Envelope{PayloadType: store.PayloadType, Payload: payload, Signatures: []dsse.Signature{{KeyID: s.KeyID, Sig: sig}}}
@@ -67,7 +70,7 @@ func hangersOf(r store.Record) ([]*hanger, error) {
 		if block, _ := pem.Decode(s.Cert); block != nil {
 			with.Leaf = block.Bytes
 		}
-		for _, e := range r.Log {
+		for _, e := range log {
 			if e.Rekor == nil || !logs(e.Rekor, encode(sig)) {
 				continue
 			}
@@ -149,8 +152,12 @@ func (k *Keeper) hangAll(ctx context.Context, s *Store, ups *uploads, j *job) er
 		if lost++; lost > 1+maxLost {
 			return errLost
 		}
-		if err := k.hangThese(ctx, s, ups, subject, missing); err != nil {
+		var listed bool
+		if refs, listed, err = k.hangThese(ctx, s, ups, subject, missing); err != nil {
 			return err
+		}
+		if listed {
+			continue // as read back from the tag
 		}
 		if refs, _, err = s.referrers(ctx, j.digest()); err != nil {
 			return err
@@ -210,10 +217,11 @@ func (k *Keeper) known(ctx context.Context, s *Store, subject string, h *hanger,
 }
 
 // hangThese writes bundles and their manifests, one manifest after the other:
-// registries exist that lose one of two referrers written at once.
-func (k *Keeper) hangThese(ctx context.Context, s *Store, ups *uploads, subject descriptor, missing []*hanger) error {
+// registries exist that lose one of two referrers written at once. Where they had to
+// be listed in the referrers tag it returns that list, as it was read back.
+func (k *Keeper) hangThese(ctx context.Context, s *Store, ups *uploads, subject descriptor, missing []*hanger) (refs []descriptor, read bool, err error) {
 	if err := s.client.shared(ctx, ups, "{}"); err != nil {
-		return err
+		return nil, false, err
 	}
 	var unlisted []descriptor
 	for _, h := range missing {
@@ -221,11 +229,11 @@ func (k *Keeper) hangThese(ctx context.Context, s *Store, ups *uploads, subject 
 			if h.err = classify(err); store.ClassOf(h.err) == store.Permanent {
 				continue // it costs only itself
 			}
-			return err
+			return nil, false, err
 		}
 		if h.manifest == nil {
 			if err := h.make(subject, k.opts.Now()); err != nil {
-				return err
+				return nil, false, err
 			}
 		}
 		listed, err := s.client.putManifest(ctx, h.Digest, mediaTypeManifest, h.manifest, condition{none: true})
@@ -233,16 +241,23 @@ func (k *Keeper) hangThese(ctx context.Context, s *Store, ups *uploads, subject 
 			s.client.access.host.note(s.repo.RepositoryStr(), digestOf([]byte("{}")), false)
 		}
 		if err != nil {
-			return err
+			return nil, false, err
 		}
-		if !listed {
+		if listed {
+			s.client.access.host.noReferrers.Store(0) // it says that it has the API after all
+		} else {
 			unlisted = append(unlisted, h.descriptor)
 		}
 	}
 	if len(unlisted) == 0 {
-		return nil
+		return nil, false, nil
 	}
-	return s.putReferrersTag(ctx, subject.Digest, unlisted)
+	h := s.client.access.host
+	refs, err = s.putReferrersTag(ctx, subject.Digest, unlisted, func(ctx context.Context, took time.Duration) error {
+		h.took(took)
+		return k.settle(ctx, h)
+	})
+	return refs, err == nil && len(unlisted) == len(missing), err
 }
 
 // make writes the manifest as cosign 3 does, with our hints for writers.

@@ -117,7 +117,7 @@ func (w *tagWriter) write(ctx context.Context) error {
 			l.written = true
 		}
 		w.host.took(time.Since(began))
-		if err := w.settle(ctx); err != nil {
+		if err := w.keeper.settle(ctx, w.host); err != nil {
 			return err
 		}
 		switch there, err := w.check(ctx); {
@@ -256,15 +256,15 @@ func (w *tagWriter) ask(ctx context.Context, mediaType string, manifest []byte) 
 	return unknown
 }
 
-// settle waits until every keeper that read the tag before we wrote it has written
-// it too.
-func (w *tagWriter) settle(ctx context.Context) error {
-	if w.host.conditions.Load() == yes {
+// settle waits until every keeper that read a tag before we wrote it has written it
+// too.
+func (k *Keeper) settle(ctx context.Context, h *host) error {
+	if h.conditions.Load() == yes {
 		return nil
 	}
-	d := w.keeper.opts.Settle
+	d := k.opts.Settle
 	if d <= 0 {
-		d = min(max(4*time.Duration(w.host.window.Load()), 50*time.Millisecond), 2*time.Second)
+		d = min(max(4*time.Duration(h.window.Load()), 50*time.Millisecond), 2*time.Second)
 	}
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -195,6 +195,10 @@ var nextLink = regexp.MustCompile(`<([^>]*)>\s*;\s*rel="?next"?`)
 // has none (api is false), by the referrers tag.
 func (s *Store) referrers(ctx context.Context, digest string) (refs []descriptor, api bool, err error) {
 	u := s.client.url("referrers", digest)
+	if s.client.access != nil && s.client.access.host.listsNone() {
+		refs, err := s.referrersTag(ctx, digest)
+		return refs, false, err
+	}
 	for page := 0; ; page++ {
 		if page == maxPages {
 			return nil, true, fmt.Errorf("listing referrers: %w: more than %d pages", store.ErrTooMuch, maxPages)
@@ -210,6 +214,9 @@ func (s *Store) referrers(ctx context.Context, digest string) (refs []descriptor
 		if res.status != http.StatusOK || contentType != mediaTypeIndex {
 			if page > 0 {
 				return nil, true, fmt.Errorf("listing referrers: page %d: registry answered %d %s", page+1, res.status, contentType)
+			}
+			if s.client.access != nil {
+				s.client.access.host.noReferrers.Store(s.client.access.host.now().Add(referrersMemory).UnixNano())
 			}
 			refs, err := s.referrersTag(ctx, digest)
 			return refs, false, err

@@ -228,7 +228,8 @@ func (s *Store) putReferrers(ctx context.Context, digest string, pieces []*piece
 	if len(unlisted) == 0 {
 		return nil
 	}
-	return s.putReferrersTag(ctx, digest, unlisted)
+	_, err := s.putReferrersTag(ctx, digest, unlisted, nil)
+	return err
 }
 
 func (s *Store) annotations(p *piece) (map[string]string, error) {
@@ -312,11 +313,12 @@ func (s *Store) recordedLayer(ctx context.Context, p *piece, annotations map[str
 	return l, err == nil && int64(len(b)) == l.Size && p.sameEnvelope(e, l.Annotations), nil
 }
 
-// putReferrersTag adds to the referrers tag, for registries without the API.
-// It has no journal: what other writers add between reading and writing can
-// only be kept where the registry honours conditional writes, which is the
-// specification's own limit.
-func (s *Store) putReferrersTag(ctx context.Context, digest string, add []descriptor) error {
+// putReferrersTag adds to the referrers tag, for registries without the API, and
+// returns what the tag holds then. It has no journal: what other writers add between
+// reading and writing is kept where the registry honours conditional writes, which
+// is the specification's own limit, and by looking again after settle, which may be
+// nil: then others who do the same lose nothing either.
+func (s *Store) putReferrersTag(ctx context.Context, digest string, add []descriptor, settle func(context.Context, time.Duration) error) ([]descriptor, error) {
 	tag := tagFor(digest, suffixReferrers)
 	var (
 		cond     condition
@@ -325,17 +327,18 @@ func (s *Store) putReferrersTag(ctx context.Context, digest string, add []descri
 	)
 	for round := range s.opts.Rounds {
 		if err := pause(ctx, round); err != nil {
-			return err
+			return nil, err
 		}
 		x := &index{mediaType: mediaTypeIndex}
+		began := time.Now()
 		b, _, err := s.client.getManifest(ctx, tag, maxManifest)
 		switch {
 		case errors.Is(err, store.ErrNotFound):
 		case err != nil:
-			return fmt.Errorf("reading referrers tag: %w", err)
+			return nil, fmt.Errorf("reading referrers tag: %w", err)
 		default:
 			if x, err = parseIndex(b); err != nil {
-				return fmt.Errorf("reading referrers tag: %w", err)
+				return nil, fmt.Errorf("reading referrers tag: %w", err)
 			}
 		}
 		if refused && previous == x.digest {
@@ -344,23 +347,28 @@ func (s *Store) putReferrersTag(ctx context.Context, digest string, add []descri
 		n := len(x.manifests)
 		for _, d := range add {
 			if err := x.add(d); err != nil {
-				return err
+				return nil, err
 			}
 		}
 		if len(x.manifests) == n {
-			return nil
+			return x.manifests, nil
 		}
 		m, err := x.bytes()
 		if err != nil {
-			return err
+			return nil, err
 		}
 		cond.digest, previous = x.digest, x.digest
 		_, err = s.client.putManifest(ctx, tag, mediaTypeIndex, m, cond)
 		if refused = errors.Is(err, errChanged); err != nil && !refused {
-			return err
+			return nil, err
+		}
+		if !refused && settle != nil {
+			if err := settle(ctx, time.Since(began)); err != nil {
+				return nil, err
+			}
 		}
 	}
-	return fmt.Errorf("adding to referrers tag %s: %w", tag, store.ErrConflict)
+	return nil, fmt.Errorf("adding to referrers tag %s: %w", tag, store.ErrConflict)
 }
 
 // pause waits before every round but the first, longer each time and never

@@ -1,5 +1,5 @@
 // Package pubsub sends records to a message queue: Kafka, NATS with JetStream,
-// or, for experiments, the memory of the process. It is the back end that
+// Google Cloud Pub/Sub or, for experiments, the memory of the process. It is the back end that
 // chains-config calls kafka and that upstream registers as pubsub, so that it
 // can never be reached there.
 //
@@ -10,9 +10,14 @@
 // their values escaped as in a URL, since such headers are lines of text. Both
 // are what gocloud.dev's pubsub package, which upstream uses, reads back.
 //
+// Google's Pub/Sub has attributes of 1,024 bytes at most for metadata. Of what is
+// longer, payload and signature of a statement are left out there, since the body is
+// the envelope and holds both, and everything else comes in parts: cert.0, cert.1.
+// Upstream's library sends them whole, which the service refuses.
+//
 // A message counts as kept when the broker has acknowledged it: all in-sync
-// replicas for Kafka, a JetStream stream for NATS. That is why the two brokers
-// are spoken to directly: gocloud.dev acknowledges nothing on NATS and only by
+// replicas for Kafka, a JetStream stream for NATS, the service itself for Google.
+// That is why brokers are spoken to directly: gocloud.dev acknowledges nothing on NATS and only by
 // the leader on Kafka, and upstream opens a topic for each message, where this
 // package keeps its connections. A NATS subject that no stream listens to keeps
 // nothing, so sending there is refused unless the URL says ack=server.
@@ -95,6 +100,8 @@ func Open(o Options) (*Keeper, error) {
 		k.to, err = openKafka(t, k.timeout)
 	case "nats":
 		k.to, err = openNATS(t)
+	case "gcppubsub":
+		k.to, err = openGoogle(t)
 	case "mem":
 		if o.Memory == nil {
 			err = errors.New("mem:// is for tests and needs a Memory to send to")

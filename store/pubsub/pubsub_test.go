@@ -1,7 +1,8 @@
 // The tests send to real servers where there is one for Go: NATS' own server,
 // with JetStream, in this process. Kafka is written in Java and is in none of
 // the places that our tests' parts come from, so its wire protocol is spoken by
-// kfake, the broker in memory by the authors of the client; ASSAY_KAFKA, a real
+// kfake, the broker in memory by the authors of the client (Google's Pub/Sub by
+// pstest, likewise); ASSAY_KAFKA, a real
 // broker's host:port that creates topics by itself, runs the suite there too.
 package pubsub_test
 
@@ -227,8 +228,19 @@ func TestParseURL(t *testing.T) {
 		"nats://h/t?credentials=/a&token-file=/b":      {},
 		"nats://u@h/t?credentials=/a&password-file=/b": {},
 		"mem:///t?tls=true":                            {},
-		"nats://" + strings.Repeat("@", 3) + "h/t":     {},
-		"kafka://h\x00/t":                              {},
+		"gcppubsub://project-1/t.opic":                 {Scheme: "gcppubsub", Servers: []string{"project-1"}, Topic: "t.opic"},
+		"gcppubsub://projects/example.com:p/topics/topic?endpoint=europe-west1-pubsub.googleapis.com:443": {
+			Scheme: "gcppubsub", Servers: []string{"example.com:p"}, Topic: "topic"},
+		"gcppubsub://projects/project-1/topic":                    {},
+		"gcppubsub://project-1/goog-topic":                        {},
+		"gcppubsub://project-1/a/b":                               {},
+		"gcppubsub://u@project-1/topic?password-file=/p":          {},
+		"gcppubsub://project-1/topic?emulator=h":                  {},
+		"gcppubsub://project-1/topic?emulator=h:1&credentials=/c": {},
+		"gcppubsub://project-1/topic?sasl=plain":                  {},
+		"gcppubsub:///topic":                                      {},
+		"nats://" + strings.Repeat("@", 3) + "h/t":                {},
+		"kafka://h\x00/t":                                         {},
 	} {
 		got, err := pubsub.ParseURL(url)
 		if (err != nil) != (want.Scheme == "") {

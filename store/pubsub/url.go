@@ -15,8 +15,8 @@ import (
 
 // Target is a topic and how to reach it, as ParseURL reads it.
 type Target struct {
-	Scheme  string   // kafka, nats or mem
-	Servers []string // host:port
+	Scheme  string   // kafka, nats, gcppubsub or mem
+	Servers []string // host:port; for gcppubsub the project
 	Topic   string   // topic or subject
 	User    string
 	options map[string]string
@@ -35,6 +35,8 @@ func accepted(scheme string) ([]string, bool) {
 		return append(secure, "sasl"), true
 	case "nats":
 		return append(secure, "credentials", "token-file", "ack"), true
+	case "gcppubsub":
+		return []string{"credentials", "endpoint", "emulator"}, true
 	case "mem":
 		return nil, true
 	}
@@ -45,9 +47,11 @@ func accepted(scheme string) ([]string, bool) {
 //
 //	kafka://[USER@]BROKER[:9092][,BROKER…]/TOPIC[?OPTION=VALUE…]
 //	nats://[USER@]HOST[:4222][,HOST…]/SUBJECT[?OPTION=VALUE…]
+//	gcppubsub://PROJECT/TOPIC[?OPTION=VALUE…]
+//	gcppubsub://projects/PROJECT/topics/TOPIC[?OPTION=VALUE…]
 //	mem:///TOPIC
 //
-// Options of both brokers: tls=true connects by TLS, as do ca, cert and key,
+// Options of Kafka and NATS: tls=true connects by TLS, as do ca, cert and key,
 // which name PEM files with the authorities to trust instead of the system's
 // and with a client's certificate and key; password-file names a file that holds
 // USER's password. Kafka's sasl is plain (the default with a user), scram-sha-256
@@ -55,6 +59,11 @@ func accepted(scheme string) ([]string, bool) {
 // holds a token; ack is stream (the default: a JetStream stream must have stored
 // the message) or server (the server has received it; whoever is not listening
 // then never sees it).
+//
+// Google Cloud Pub/Sub is reached with the credentials that are found where Google's
+// libraries look for them (workload identity, for instance), or those of the file
+// that credentials names; endpoint is the host:port of a regional service, emulator
+// that of an emulator, which PUBSUB_EMULATOR_HOST names too.
 //
 // It fails on another scheme, no host or topic, options or words that it does
 // not know, and a password in the URL itself, which would be readable for
@@ -72,7 +81,7 @@ func parseURL(s string) (Target, error) {
 	known, isKnown := accepted(scheme)
 	if !ok || !isKnown {
 		// What was given may hold a password and is not repeated.
-		return Target{}, errors.New("it must begin with kafka://, nats:// or mem://")
+		return Target{}, errors.New("it must begin with kafka://, nats://, gcppubsub:// or mem://")
 	}
 	t := Target{Scheme: scheme, options: map[string]string{}}
 	rest, query, _ := strings.Cut(rest, "?")
@@ -100,7 +109,16 @@ func parseURL(s string) (Target, error) {
 	if scheme == "nats" && (strings.ContainsAny(t.Topic, "*>") || strings.HasPrefix(t.Topic, ".") || strings.HasSuffix(t.Topic, ".") || strings.Contains(t.Topic, "..")) {
 		return Target{}, fmt.Errorf("subject %q is a pattern or has an empty part; messages need one subject", t.Topic)
 	}
-	if scheme != "mem" {
+	switch scheme {
+	case "mem":
+	case "gcppubsub":
+		if t.User != "" {
+			return Target{}, errors.New("Pub/Sub knows no user; its credentials are found by themselves, or in the file of option credentials")
+		}
+		if t, err = googleTarget(t, hosts); err != nil {
+			return Target{}, err
+		}
+	default:
 		if t.Servers, err = servers(hosts, map[string]string{"kafka": "9092", "nats": "4222"}[scheme]); err != nil {
 			return Target{}, err
 		}
@@ -140,6 +158,16 @@ func (t Target) check() error {
 		return errors.New("a user before @ and the option password-file must be given together")
 	case has("sasl") && t.User == "":
 		return errors.New("option sasl needs a user before @ and password-file")
+	}
+	for _, name := range []string{"endpoint", "emulator"} {
+		if v := t.options[name]; v != "" {
+			if _, _, err := net.SplitHostPort(v); err != nil {
+				return fmt.Errorf("option %s is not HOST:PORT", name)
+			}
+		}
+	}
+	if has("emulator") && (has("endpoint") || has("credentials")) {
+		return errors.New("an emulator knows no credentials, and is the endpoint: option emulator stands alone")
 	}
 	secrets := 0
 	for _, name := range []string{"password-file", "credentials", "token-file"} {
