@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"assay.dev/assay/attest/dsse"
+	"assay.dev/assay/attest/intoto"
 	"assay.dev/assay/attest/simplesigning"
 	"assay.dev/assay/store"
 )
@@ -72,7 +73,10 @@ func (s Signed) Message() []byte {
 	return dsse.PAE(s.PayloadType, s.Payload)
 }
 
-// SignedOf lists a record's signatures.
+// SignedOf lists a record's signatures: those of its payload in the record's order,
+// and then, for an image, those of the statement about it that Sigstore bundles
+// carry (store.Signature.Statement), in the same order. The latter are left out
+// where the image's reference has no sha256 digest, which Record.Check refuses.
 func SignedOf(r store.Record) []Signed {
 	payloadType := simplesigning.MediaType
 	if r.Statement != nil {
@@ -82,7 +86,56 @@ func SignedOf(r store.Record) []Signed {
 	for _, s := range r.Signatures {
 		out = append(out, Signed{PayloadType: payloadType, Payload: r.Payload, Sig: s.Sig, Key: s.Key})
 	}
+	for _, s := range imageStatements(r) {
+		out = append(out, s.Signed)
+	}
 	return out
+}
+
+// imageStatement is an image's second signature, and which of the record's it is.
+type imageStatement struct {
+	Signed
+	of int
+}
+
+func imageStatements(r store.Record) []imageStatement {
+	if r.Image == "" {
+		return nil
+	}
+	_, digest, _ := strings.Cut(r.Image, "@")
+	payload, err := intoto.ImageSignature(digest)
+	if err != nil {
+		return nil
+	}
+	var out []imageStatement
+	for i, s := range r.Signatures {
+		if s.Statement != nil {
+			out = append(out, imageStatement{Signed{PayloadType: store.PayloadType, Payload: payload, Sig: s.Statement, Key: s.Key}, i})
+		}
+	}
+	return out
+}
+
+// RecordLeaves are the leaves of a record, one for each payload that is signed: a
+// second one for an image that is signed as a statement too. It fails as NewLeaf
+// does, and for a record that does not hold together.
+func RecordLeaves(r store.Record) ([]*Leaf, error) {
+	if err := r.Check(); err != nil {
+		return nil, fmt.Errorf("making a log entry: %w", err)
+	}
+	signed := SignedOf(r)
+	var out []*Leaf
+	for _, part := range [][]Signed{signed[:len(r.Signatures)], signed[len(r.Signatures):]} {
+		if len(part) == 0 {
+			continue
+		}
+		l, err := NewLeaf(part...)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, l)
+	}
+	return out, nil
 }
 
 // NewLeaf is the leaf of one payload with all its signatures. It fails if there is

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -121,7 +122,8 @@ func newRekor(o RekorOptions) (*Rekor, error) {
 
 // Upload implements Log. To Rekor v1 goes a statement whole, as one entry of kind
 // dsse with all signatures; to Rekor v2, and for images, one hashedrekord for each
-// signature, in the record's order. What the log answers is verified against its
+// signature, in the record's order. An image that is signed as a statement too gets
+// entries about that as well, of the same kinds. What the log answers is verified against its
 // key before it is returned. An entry that is there already is no error.
 //
 // Both versions keep digests of messages, and Ed25519 signs whole messages: such
@@ -139,16 +141,37 @@ func (r *Rekor) Upload(ctx context.Context, rec store.Record) ([]store.LogEntry,
 		return nil, err
 	}
 	signed := SignedOf(rec)
-	if version == Rekor1 && rec.Statement != nil {
-		return r.upload(ctx, key, signed, func() (*rekor.TransparencyLogEntry, error) { return r.addDSSE(ctx, rec) })
+	by := slices.Clone(rec.Signatures)
+	for _, s := range imageStatements(rec) {
+		by = append(by, rec.Signatures[s.of])
+	}
+	var out []store.LogEntry
+	n := len(rec.Signatures)
+	for _, part := range [][2]int{{0, n}, {n, len(signed)}} {
+		entries, err := r.uploadAll(ctx, version, key, signed[part[0]:part[1]], by[part[0]:part[1]])
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, entries...)
+	}
+	return out, nil
+}
+
+// uploadAll logs the signatures of one payload.
+func (r *Rekor) uploadAll(ctx context.Context, version RekorVersion, key RekorKey, signed []Signed, by []store.Signature) ([]store.LogEntry, error) {
+	if len(signed) == 0 {
+		return nil, nil
+	}
+	if version == Rekor1 && signed[0].PayloadType == store.PayloadType {
+		return r.upload(ctx, key, signed, func() (*rekor.TransparencyLogEntry, error) { return r.addDSSE(ctx, signed, by) })
 	}
 	var out []store.LogEntry
 	for i, s := range signed {
 		entries, err := r.upload(ctx, key, signed[i:i+1], func() (*rekor.TransparencyLogEntry, error) {
 			if version == Rekor2 {
-				return r.addHashed2(ctx, key, s, rec.Signatures[i].Cert)
+				return r.addHashed2(ctx, key, s, by[i].Cert)
 			}
-			return r.addHashed1(ctx, s, rec.Signatures[i].Cert)
+			return r.addHashed1(ctx, s, by[i].Cert)
 		})
 		if err != nil {
 			return nil, err

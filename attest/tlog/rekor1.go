@@ -16,6 +16,7 @@ import (
 	common "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	rekor "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
 
+	"assay.dev/assay/attest/dsse"
 	"assay.dev/assay/attest/strictjson"
 	"assay.dev/assay/store"
 )
@@ -23,19 +24,21 @@ import (
 // errEd25519 is why an Ed25519 signature does not get into a hashedrekord.
 var errEd25519 = errors.New("Rekor keeps a digest of what was signed, and Ed25519 signs the whole: sign with an ECDSA key, or use a log of `assay log serve`")
 
-// addDSSE adds a statement's envelope to Rekor v1.
-func (r *Rekor) addDSSE(ctx context.Context, rec store.Record) (*rekor.TransparencyLogEntry, error) {
-	env, err := rec.Envelope().MarshalJSON()
-	if err != nil {
-		return nil, store.As(store.Permanent, fmt.Errorf("logging: %w", err))
-	}
+// addDSSE adds an envelope to Rekor v1. by says whose the signatures are.
+func (r *Rekor) addDSSE(ctx context.Context, signed []Signed, by []store.Signature) (*rekor.TransparencyLogEntry, error) {
+	e := &dsse.Envelope{PayloadType: signed[0].PayloadType, Payload: signed[0].Payload}
 	var verifiers [][]byte
-	for _, s := range rec.Signatures {
-		v := s.Cert
+	for i, s := range signed {
+		e.Signatures = append(e.Signatures, dsse.Signature{KeyID: by[i].KeyID, Sig: s.Sig})
+		v := by[i].Cert
 		if len(v) == 0 {
 			v = s.Key.PEM()
 		}
 		verifiers = append(verifiers, v)
+	}
+	env, err := e.MarshalJSON()
+	if err != nil {
+		return nil, store.As(store.Permanent, fmt.Errorf("logging: %w", err))
 	}
 	return r.add1(ctx, map[string]any{
 		"apiVersion": "0.0.1", "kind": "dsse",

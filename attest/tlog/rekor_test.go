@@ -210,8 +210,8 @@ func TestRekor1(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(a) != 1 || len(b) != 1 {
-		t.Fatalf("%d and %d entries; want one each", len(a), len(b))
+	if len(a) != 1 || len(b) != 2 {
+		t.Fatalf("%d and %d entries; want one for each payload that is signed", len(a), len(b))
 	}
 	key, err := os.ReadFile(pin)
 	if err != nil {
@@ -340,7 +340,7 @@ func TestRekor2(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(a) != 2 || len(b) != 1 {
+	if len(a) != 2 || len(b) != 2 {
 		t.Fatalf("%d and %d entries; want one for each signature", len(a), len(b))
 	}
 	k, err := tlog.ParseRekorKey("rekor2", key)

@@ -68,17 +68,26 @@ func NewTile(o TileOptions) (*Tile, error) {
 // MediaTypeLeaf is the content type of what is posted to /add.
 const MediaTypeLeaf = "application/vnd.assay.log-entry.v1"
 
-// Upload implements Log: all of a record's signatures as one entry.
+// Upload implements Log: all signatures of one payload as one entry, so one for a
+// statement and, where an image is signed in both forms, two for an image.
 func (t *Tile) Upload(ctx context.Context, r store.Record) ([]store.LogEntry, error) {
-	leaf, err := NewLeaf(SignedOf(r)...)
+	leaves, err := RecordLeaves(r)
 	if err != nil {
 		return nil, store.As(store.Permanent, err)
 	}
-	e, err := t.Add(ctx, leaf)
-	if err != nil {
-		return nil, err
+	return t.addAll(ctx, leaves)
+}
+
+func (t *Tile) addAll(ctx context.Context, leaves []*Leaf) ([]store.LogEntry, error) {
+	var out []store.LogEntry
+	for _, l := range leaves {
+		entry, err := t.Add(ctx, l)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, entry)
 	}
-	return []store.LogEntry{e}, nil
+	return out, nil
 }
 
 // Add puts a leaf into the log and returns once it is under a signed, and where
@@ -127,13 +136,5 @@ func (t *Tile) AddEvidence(ctx context.Context, e store.Evidence) ([]store.LogEn
 	if err != nil {
 		return nil, store.As(store.Permanent, err)
 	}
-	var out []store.LogEntry
-	for _, l := range leaves {
-		entry, err := t.Add(ctx, l)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, entry)
-	}
-	return out, nil
+	return t.addAll(ctx, leaves)
 }

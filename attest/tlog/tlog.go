@@ -25,7 +25,10 @@
 //
 // Package tlog never uploads a payload to a log of ours. A leaf is three facts, see
 // Leaf: the payload's type and digest, and each signature with the fingerprint of
-// its key. Rekor wants the whole envelope for kind dsse and keeps digests of it.
+// its key. Rekor wants the whole envelope for kind dsse and keeps digests of it. An
+// image that is signed in two forms, as a simple signing document and as the
+// statement that Sigstore bundles carry, has an entry for each: what a log says of
+// one signature it does not say of the other.
 //
 // # Proofs
 //
