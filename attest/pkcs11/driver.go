@@ -75,13 +75,8 @@ func open(set signing.PKCS11Settings, modules []string, read ReadToken) (*Driver
 			return nil, err
 		}
 	}
-	// The library is neither finalized nor unloaded again: other keys of this
-	// process may be in use by it.
-	if d.ctx = p11.New(library); d.ctx == nil {
-		return nil, refuse(fmt.Sprintf("library %s cannot be loaded; is it there, and for this machine", library))
-	}
-	if err := d.ctx.Initialize(); err != nil && !errors.Is(err, p11.Error(p11.CKR_CRYPTOKI_ALREADY_INITIALIZED)) {
-		return nil, fmt.Errorf("initializing library %s: %w", library, err)
+	if err := d.load(library); err != nil {
+		return nil, err
 	}
 	slot, info, err := d.slot(u)
 	if err != nil {
@@ -98,6 +93,18 @@ func open(set signing.PKCS11Settings, modules []string, read ReadToken) (*Driver
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
+}
+
+// load loads the library. It is neither finalized nor unloaded again: other keys of
+// this process may be in use by it.
+func (d *Driver) load(library string) error {
+	if d.ctx = p11.New(library); d.ctx == nil {
+		return refuse(fmt.Sprintf("library %s cannot be loaded; is it there, and for this machine", library))
+	}
+	if err := d.ctx.Initialize(); err != nil && !errors.Is(err, p11.Error(p11.CKR_CRYPTOKI_ALREADY_INITIALIZED)) {
+		return fmt.Errorf("initializing library %s: %w", library, err)
+	}
+	return nil
 }
 
 func refuse(text string) error { return store.As(store.Configuration, errors.New(text)) }

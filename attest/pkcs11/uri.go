@@ -54,6 +54,21 @@ func ParseURI(s string) (URI, error) {
 	return u, nil
 }
 
+// parsePublicURI is ParseURI for one that may name a public key or a certificate.
+func parsePublicURI(s string) (URI, error) { return ParseURI(withoutType(s)) }
+
+// withoutType takes the attribute out that says which half of a key is meant.
+func withoutType(s string) string {
+	path, query, asked := strings.Cut(s, "?")
+	scheme, rest, _ := strings.Cut(path, ":")
+	kept := slices.DeleteFunc(strings.Split(rest, ";"), func(a string) bool { return a == "type=public" || a == "type=cert" })
+	path = scheme + ":" + strings.Join(kept, ";")
+	if asked {
+		path += "?" + query
+	}
+	return path
+}
+
 func parseURI(s string) (URI, error) {
 	if len(s) > maxURI {
 		return URI{}, fmt.Errorf("%d bytes, at most %d are read", len(s), maxURI)

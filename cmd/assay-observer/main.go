@@ -5,6 +5,7 @@
 //	assay-observer serve      the witness of a home; started by the launcher
 //	assay-observer attest …   a statement about objects in files
 //	assay-observer signer …   signs over a socket for assayd, which holds no key
+//	assay-observer public-key URI   the public half of a key in a service or a token
 package main
 
 import (
@@ -38,6 +39,8 @@ func run() int {
 		return observer.MainAttest(ctx, os.Args[2:], os.Stdout, os.Stderr)
 	case "signer":
 		return signer.Main(ctx, os.Args[2:], os.Stdout, os.Stderr)
+	case "public-key":
+		return signer.MainPublicKey(ctx, os.Args[2:], os.Stdout, os.Stderr)
 	}
 	if os.Args[1] == "key" {
 		return observer.MainKey(os.Args[2:], os.Stdout, os.Stderr)

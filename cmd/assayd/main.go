@@ -3,6 +3,7 @@
 //	assayd up          etcd and kube-apiserver of its own, on this machine
 //	assayd observer    the controller beside a Tekton
 //	assayd doctor      what a change-over from Tekton Chains would change
+//	assayd object      one object of a cluster, for the other programs
 package main
 
 import (

@@ -35,6 +35,7 @@ func (l *list) Set(v string) error {
 
 const usage = `assay-observer signer --socket PATH [flags]   signs for a controller
 assay-observer signer health --socket PATH    exit 0 if it answers and every key in use signs
+assay-observer signer unpack --into FOLDER    keys of a Secret, as JSON on standard input, into files
 
 The signer holds keys and signs in-toto statements and image signatures, nothing
 else, for processes of the users it is told. Settings (which keys, where key services
@@ -47,6 +48,9 @@ are) come with the requests, as in chains-config.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) > 0 && args[0] == "health" {
 		return mainHealth(ctx, args[1:], stdout, stderr)
+	}
+	if len(args) > 0 && args[0] == "unpack" {
+		return mainUnpack(args[1:], os.Stdin, stderr)
 	}
 	f := flag.NewFlagSet("signer", flag.ContinueOnError)
 	f.SetOutput(stderr)

@@ -54,18 +54,9 @@ func GitRepository(ctx context.Context, root, name, dir string) (commit string, 
 // GitServer serves the repositories below root over http on loopback, by git's
 // own http-backend, and returns the address. It ends with ctx.
 func GitServer(ctx context.Context, root string) (addr string, err error) {
-	out, err := exec.CommandContext(ctx, "git", "--exec-path").Output()
+	h, err := GitHandler(ctx, root)
 	if err != nil {
-		return "", fmt.Errorf("finding git: %w", err)
-	}
-	h := &cgi.Handler{
-		Path: filepath.Join(strings.TrimSpace(string(out)), "git-http-backend"),
-		Env: []string{
-			"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1",
-			// The repository may belong to another user than the server's.
-			"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*",
-		},
-		InheritEnv: []string{"PATH"},
+		return "", err
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -75,4 +66,22 @@ func GitServer(ctx context.Context, root string) (addr string, err error) {
 	context.AfterFunc(ctx, func() { srv.Close() })
 	go srv.Serve(l) //nolint:errcheck // it ends with ctx
 	return l.Addr().String(), nil
+}
+
+// GitHandler is git's own http-backend for the repositories below root. It fails where
+// there is no git.
+func GitHandler(ctx context.Context, root string) (http.Handler, error) {
+	out, err := exec.CommandContext(ctx, "git", "--exec-path").Output()
+	if err != nil {
+		return nil, fmt.Errorf("finding git: %w", err)
+	}
+	return &cgi.Handler{
+		Path: filepath.Join(strings.TrimSpace(string(out)), "git-http-backend"),
+		Env: []string{
+			"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1",
+			// The repository may belong to another user than the server's.
+			"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*",
+		},
+		InheritEnv: []string{"PATH"},
+	}, nil
 }
