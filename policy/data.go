@@ -8,7 +8,7 @@ import (
 	"io"
 	"path"
 
-	"sigs.k8s.io/yaml"
+	"assay.dev/assay/policy/spec"
 )
 
 // parseData reads one data file: a JSON or YAML object. Numbers keep their
@@ -17,7 +17,7 @@ func parseData(f file) (map[string]any, error) {
 	raw := f.bytes
 	if path.Ext(f.path) != ".json" {
 		var err error
-		if raw, err = oneDocument(f.bytes); err != nil {
+		if raw, err = spec.OneDocument(f.bytes); err != nil {
 			return nil, fmt.Errorf("parsing data file %s: %w", f.path, err)
 		}
 	} else if len(bytes.TrimSpace(raw)) == 0 {
@@ -39,25 +39,6 @@ func parseData(f file) (map[string]any, error) {
 		return v, nil
 	}
 	return nil, fmt.Errorf("parsing data file %s: not an object at the top", f.path)
-}
-
-// oneDocument turns YAML into JSON. The YAML library would drop a second
-// document without a word.
-func oneDocument(raw []byte) ([]byte, error) {
-	content := false
-	for line := range bytes.Lines(raw) {
-		line = bytes.TrimRight(line, " \t\r\n")
-		if bytes.Equal(line, []byte("---")) || bytes.HasPrefix(line, []byte("--- ")) {
-			if content {
-				return nil, errors.New("more than one YAML document; split the file")
-			}
-			continue
-		}
-		if len(line) > 0 && line[0] != '#' && line[0] != '%' {
-			content = true
-		}
-	}
-	return yaml.YAMLToJSONStrict(raw)
 }
 
 // merge adds src to dst, map by map. One key with two values is an error:

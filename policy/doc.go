@@ -40,18 +40,26 @@
 // was given nonsense, a result without a message, a rule that is no set, a
 // policy without rules, a filter that leaves nothing: each is an error of
 // Evaluate or Load and never an undefined that reads like a pass. Where
-// Conforma is more lenient we are not, and docs/compatibility.md lists it:
+// Conforma is more lenient we are not; docs/compatibility.md lists it.
 //
-//   - a result keeps the kind of the rule that made it: a warning with the same
-//     code does not turn a violation into a warning;
-//   - depends_on hides a violation only behind another violation;
-//   - packages of several segments run like any other;
-//   - a source of which no rule remains is a violation, not a lost report, and a
-//     policy without sources is an error;
-//   - effective_on may be any RFC 3339 time or a plain date; anything else is an
-//     error at Load;
-//   - "*:term" and "package." filter as Conforma documents them;
-//   - a rule whose violations were all excluded is not listed as a success.
+// # Could not check
+//
+// Rules may ask registries through the ec.* functions of package builtin. A
+// function without an answer is undefined, and the rule goes on. Where the
+// registry said that there is no such thing that is an answer, listed in
+// Verdict.NotFound. Any other cause makes the verdict Unchecked: what the rules
+// said without the answer is in it, and none of it is a pass.
+//
+// They may ask the registries of the images at hand (the image, the components of
+// the snapshot) and those that the policy lists in assay.registries. Who else was
+// to be asked is in Verdict.Hosts, and the verdict Unchecked: a reference that a
+// policy makes up can carry out what it read.
+//
+// # Bounds
+//
+// An evaluation ends after Limits.Time, or when the heap has grown by
+// Limits.Memory, with an error that names the rule. Files of a policy, its
+// configuration and chains of extends are bounded in number, size and depth.
 //
 // # Questions
 //
@@ -63,7 +71,7 @@
 //
 // # What it does not do
 //
-// It verifies no signature, reaches no network and reads no clock but the one
-// the caller hands it. Sources are files and folders; git and OCI sources are
-// refused by name.
+// It verifies no signature and reads no clock but the one the caller hands it. It
+// opens no connection of its own: sources come from Options.Sources, answers about
+// registries from Options.Builtins.
 package policy

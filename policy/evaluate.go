@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/open-policy-agent/opa/v1/ast"
-	"github.com/open-policy-agent/opa/v1/rego"
-	"github.com/open-policy-agent/opa/v1/storage/inmem"
+	"github.com/open-policy-agent/opa/v1/topdown"
 
+	"assay.dev/assay/policy/builtin"
 	"assay.dev/assay/verify"
 )
 
@@ -37,6 +39,10 @@ type Context struct {
 	// ImageConfig is the config object (Labels, Env, …) of the image's
 	// configuration blob, as JSON; empty: unknown to rules.
 	ImageConfig json.RawMessage
+	// ImageParent ({ref, config} of the base image), ImageFiles (parsed files by path)
+	// and ImageSource ({git: …}) are input.image's parent, files and source as JSON;
+	// empty: unknown to rules.
+	ImageParent, ImageFiles, ImageSource json.RawMessage
 	// Logs and Witnesses are the names of the transparency logs and witnesses that
 	// the verifier trusts; with none, rules that ask for log entries do not.
 	Logs      []string
@@ -49,9 +55,12 @@ type Context struct {
 	Validity time.Duration
 }
 
-// Evaluate judges verified evidence. It returns a verdict, pass or fail, only if
-// every selected rule of every source ran; an error means that the image could
-// not be checked, and no part of the policy's opinion is to be inferred.
+// Evaluate judges verified evidence. It returns a verdict only if every selected
+// rule of every source ran; an error means that the image could not be checked, and
+// no part of the policy's opinion is to be inferred. Where rules ran, but asked a
+// registry that did not answer, the verdict is Unchecked.
+//
+// It is an error too when the rules reach one of Limits; it names them.
 func (p *Policy) Evaluate(ctx context.Context, e *verify.Evidence, c Context) (*Verdict, error) {
 	if e == nil {
 		return nil, errors.New("evaluating policy: no evidence; verify the image first")
@@ -67,36 +76,104 @@ func (p *Policy) evaluate(ctx context.Context, e evidence, c Context) (*Verdict,
 	if err != nil {
 		return nil, fmt.Errorf("evaluating policy: %w", err)
 	}
-	facts, err := newInput(e, &c, p.document, p.key)
+	facts, err := newInput(e, &c, p.document, p.signers)
 	if err != nil {
 		return nil, fmt.Errorf("evaluating policy: %w", err)
 	}
 	facts.target.when = when
-	v := &Verdict{
-		Image:         e.Ref(),
-		Component:     facts.doc.ComponentName,
-		Policy:        Identified{Name: p.Name(), Digest: p.digest},
-		EffectiveTime: when.UTC(),
-		Destination:   c.Destination,
-		Digests:       slices.Clone(c.Digests),
-	}
-	if len(v.Digests) == 0 {
-		v.Digests = []string{e.Digest()}
-	} else if !slices.Contains(v.Digests, e.Digest()) {
+	if len(c.Digests) > 0 && !slices.Contains(c.Digests, e.Digest()) {
 		return nil, fmt.Errorf("evaluating policy: the closure of %s does not contain it", e.Ref())
 	}
-	best, err := p.judgeRuns(ctx, facts, v)
+	var current atomic.Pointer[session]
+	where := func(err error) error {
+		if s := current.Load(); s != nil {
+			return s.progress.at(err)
+		}
+		return err
+	}
+	v, err := bounded(ctx, p.meter, p.limits, where, func(ctx context.Context, cancel topdown.Cancel) (*Verdict, error) {
+		v := &Verdict{
+			Image:         e.Ref(),
+			Component:     facts.doc.ComponentName,
+			Policy:        Identified{Name: p.Name(), Digest: p.digest},
+			EffectiveTime: when.UTC(),
+			BackDated:     when.Before(c.Now),
+			Destination:   c.Destination,
+			Digests:       slices.Clone(c.Digests),
+		}
+		if len(v.Digests) == 0 {
+			v.Digests = []string{e.Digest()}
+		}
+		s := p.session(facts, cancel)
+		current.Store(s)
+		best, err := p.judgeRuns(ctx, s, facts, v)
+		if err != nil {
+			return nil, s.progress.blame(ctx, err)
+		}
+		v.take(best)
+		v.told(s.recorder, facts.target.repository)
+		return v, nil
+	})
 	if err != nil {
 		return nil, fmt.Errorf("evaluating policy for %s: %w", e.Ref(), err)
 	}
-	v.take(best)
 	v.Expiry = p.expiry(&c, when, v)
-	// Last, and from nothing but the violations that are reported.
-	v.Result = Pass
-	if len(v.Violations) > 0 {
+	// Last, and from nothing but what is reported.
+	switch {
+	case len(v.Failures) > 0:
+		v.Result = Unchecked
+	case len(v.Violations) > 0:
 		v.Result = Fail
+	default:
+		v.Result = Pass
 	}
 	return v, nil
+}
+
+// session starts an evaluation, which may ask the registries of the images at hand
+// and those that the policy lists.
+func (p *Policy) session(f *facts, cancel topdown.Cancel) *session {
+	allowed := map[string]bool{}
+	for _, h := range p.allowed {
+		allowed[registryOf(h+"/x")] = true
+	}
+	for _, ref := range append([]string{f.doc.Image.Ref}, f.images()...) {
+		allowed[registryOf(ref)] = true
+	}
+	// What names no registry would be everybody's.
+	delete(allowed, "")
+	rec := &builtin.Recorder{Allow: func(registry string) bool { return allowed[registry] }}
+	return &session{when: f.target.when, recorder: rec, cancel: cancel}
+}
+
+// registryOf is the registry of a reference as the ec.* functions call it; "" if it
+// is no reference.
+func registryOf(ref string) string {
+	r, err := name.ParseReference(ref)
+	if err != nil {
+		return ""
+	}
+	return r.Context().RegistryStr()
+}
+
+// told adds what the ec.* functions had to tell.
+func (v *Verdict) told(rec *builtin.Recorder, repository string) {
+	for _, f := range rec.Failures() {
+		switch {
+		case f.NotFound:
+			v.NotFound = append(v.NotFound, f)
+		case f.Unverified:
+			// The rule was told, and judged.
+		default:
+			v.Failures = append(v.Failures, f)
+		}
+	}
+	own := registryOf(repository)
+	for _, h := range rec.Hosts() {
+		if h != own {
+			v.Hosts = append(v.Hosts, h)
+		}
+	}
 }
 
 // times settles Now, and returns the effective time.
@@ -116,22 +193,18 @@ func (c *Context) times() (time.Time, error) {
 
 // judgeRuns evaluates once for each run and returns the outcome that counts:
 // the first that passes, or the one with the fewest violations.
-func (p *Policy) judgeRuns(ctx context.Context, f *facts, v *Verdict) (*outcome, error) {
+func (p *Policy) judgeRuns(ctx context.Context, s *session, f *facts, v *Verdict) (*outcome, error) {
 	runs := f.doc.Assay.Runs
+	docs, err := f.documents()
+	if err != nil {
+		return nil, err
+	}
 	if len(runs) == 0 {
-		doc, err := f.document(-1)
-		if err != nil {
-			return nil, err
-		}
-		return p.judge(ctx, []ast.Value{doc}, f.target)
+		return p.judge(ctx, s, docs, f.target)
 	}
 	var best *outcome
 	for i := range runs {
-		doc, err := f.document(i)
-		if err != nil {
-			return nil, err
-		}
-		o, err := p.judge(ctx, []ast.Value{doc}, f.target)
+		o, err := p.judge(ctx, s, docs[i:i+1], f.target)
 		if err != nil {
 			return nil, err
 		}
@@ -152,11 +225,12 @@ func (p *Policy) judgeRuns(ctx context.Context, f *facts, v *Verdict) (*outcome,
 
 // judge evaluates every source over the documents (one, but for the tests that
 // replay Conforma's input cases) and adds up.
-func (p *Policy) judge(ctx context.Context, docs []ast.Value, t target) (*outcome, error) {
+func (p *Policy) judge(ctx context.Context, s *session, docs []*ast.Term, t target) (*outcome, error) {
+	ctx = builtin.Record(ctx, s.recorder)
 	all := &outcome{}
 	evaluated := 0
 	for i, g := range p.groups {
-		o, err := p.judgeGroup(ctx, g, docs, t)
+		o, err := p.judgeGroup(ctx, s, g, docs, t)
 		if err != nil {
 			return nil, fmt.Errorf("source %d: %w", i+1, err)
 		}
@@ -180,8 +254,8 @@ func (p *Policy) judge(ctx context.Context, docs []ast.Value, t target) (*outcom
 	return all, nil
 }
 
-func (p *Policy) judgeGroup(ctx context.Context, g *group, docs []ast.Value, t target) (*outcome, error) {
-	c := criteriaFor(&p.spec, g.source, t)
+func (p *Policy) judgeGroup(ctx context.Context, s *session, g *group, docs []*ast.Term, t target) (*outcome, error) {
+	c := criteriaFor(&p.spec, g, t)
 	var selected []*pack
 	for _, name := range sortedKeys(g.packs) {
 		if g.packs[name].hasDecision() && c.runs(g.packs[name], g.rules) {
@@ -191,211 +265,27 @@ func (p *Policy) judgeGroup(ctx context.Context, g *group, docs []ast.Value, t t
 	if len(selected) == 0 {
 		return categorize(g, nil, c, nil, t.when)
 	}
-	prepared, err := p.prepare(ctx, g, selected, t.when)
+	q, err := g.query(selected)
+	if err != nil {
+		return nil, err
+	}
+	store, err := g.store(p, t.when)
 	if err != nil {
 		return nil, err
 	}
 	var raw []said
 	for _, doc := range docs {
-		more, err := runRules(ctx, prepared, selected, doc, t.when)
+		answer, notes, err := g.run(ctx, s, q, store, doc)
 		if err != nil {
 			return nil, err
 		}
-		raw = append(raw, more...)
+		more, err := collect(q, answer)
+		if err != nil {
+			return nil, err
+		}
+		raw = append(append(raw, more...), notes...)
 	}
 	return categorize(g, selected, c, raw, t.when)
 }
 
 func (p *pack) hasDecision() bool { return len(p.rules) > 0 }
-
-// prepare compiles one query for all selected packages, so that what rules
-// share is computed once. It yields
-//
-//	{"<package>": {"<rule>": [value]}}
-//
-// where a rule that is undefined gives an empty array.
-func (p *Policy) prepare(ctx context.Context, g *group, selected []*pack, when time.Time) (*rego.PreparedEvalQuery, error) {
-	var q strings.Builder
-	q.WriteString("result = {")
-	for i, k := range selected {
-		if i > 0 {
-			q.WriteString(", ")
-		}
-		fmt.Fprintf(&q, "%q: {", k.name())
-		ref := "data"
-		for _, s := range k.path {
-			ref += fmt.Sprintf("[%q]", s)
-		}
-		names := sortedKeys(k.rules)
-		if k.exceptions {
-			names = append(names, "exception")
-		}
-		for j, name := range names {
-			if j > 0 {
-				q.WriteString(", ")
-			}
-			fmt.Fprintf(&q, "%q: [v | v := %s[%q]]", name, ref, name)
-		}
-		q.WriteString("}")
-	}
-	q.WriteString("}")
-	data, err := g.dataAt(when, p.spec.PublicKey)
-	if err != nil {
-		return nil, err
-	}
-	prepared, err := rego.New(
-		rego.Query(q.String()),
-		rego.Compiler(g.compiler),
-		rego.Store(inmem.NewFromASTObject(data)),
-		rego.SetRegoVersion(ast.RegoV1),
-		rego.StrictBuiltinErrors(true),
-	).PrepareForEval(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("preparing rules: %w", err)
-	}
-	return &prepared, nil
-}
-
-// dataAt is the data document at a time. The source's own data is shared.
-func (g *group) dataAt(when time.Time, publicKey string) (ast.Object, error) {
-	config := map[string]any{
-		"policy": map[string]any{"when_ns": json.Number(fmt.Sprint(when.UnixNano()))},
-		"default_sigstore_opts": map[string]any{
-			"certificate_identity":           "",
-			"certificate_identity_regexp":    "",
-			"certificate_oidc_issuer":        "",
-			"certificate_oidc_issuer_regexp": "",
-			"ignore_rekor":                   false,
-			"public_key":                     publicKey,
-			"rekor_url":                      "",
-		},
-	}
-	for k, v := range g.config {
-		config[k] = v
-	}
-	value, err := ast.InterfaceToValue(config)
-	if err != nil {
-		return nil, fmt.Errorf("reading data.config: %w", err)
-	}
-	obj := ast.NewObject([2]*ast.Term{ast.StringTerm("config"), ast.NewTerm(value)})
-	for _, k := range sortedKeys(g.data) {
-		obj.Insert(ast.StringTerm(k), ast.NewTerm(g.data[k]))
-	}
-	return obj, nil
-}
-
-// said is one result as a rule gave it.
-type said struct {
-	Result
-	kind kind
-	pack *pack
-}
-
-func runRules(ctx context.Context, q *rego.PreparedEvalQuery, selected []*pack, doc ast.Value, when time.Time) ([]said, error) {
-	rs, err := q.Eval(ctx, rego.EvalParsedInput(doc), rego.EvalTime(when))
-	if err != nil {
-		return nil, fmt.Errorf("running rules: %w", err)
-	}
-	if len(rs) != 1 {
-		return nil, errors.New("running rules: the query has no answer")
-	}
-	answer, ok := rs[0].Bindings["result"].(map[string]any)
-	if !ok {
-		return nil, errors.New("running rules: the query has no answer")
-	}
-	var out []said
-	for _, p := range selected {
-		values, ok := answer[p.name()].(map[string]any)
-		if !ok {
-			return nil, fmt.Errorf("running rules: no answer of package %s", p.name())
-		}
-		skipped, err := exceptions(p, values["exception"])
-		if err != nil {
-			return nil, err
-		}
-		for _, name := range sortedKeys(p.rules) {
-			results, err := decode(p.name()+"."+name, values[name])
-			if err != nil {
-				return nil, err
-			}
-			if slices.Contains(skipped, suffix(name)) {
-				out = append(out, said{kind: note, pack: p, Result: Result{Msg: fmt.Sprintf("Rule %s of package %s was skipped by an exception in the policy", name, p.name())}})
-				continue
-			}
-			for _, r := range results {
-				out = append(out, said{kind: p.rules[name], pack: p, Result: r})
-			}
-		}
-	}
-	return out, nil
-}
-
-// suffix is what conftest's exceptions call a rule: deny_x is x.
-func suffix(name string) string {
-	_, s, _ := strings.Cut(name, "_")
-	return s
-}
-
-// exceptions are the names in a package's exception sets.
-func exceptions(p *pack, v any) ([]string, error) {
-	if !p.exceptions {
-		return nil, nil
-	}
-	var out []string
-	outer, _ := v.([]any)
-	for _, sets := range outer {
-		list, ok := sets.([]any)
-		if !ok {
-			return nil, fmt.Errorf("reading exceptions of package %s: not a set", p.name())
-		}
-		for _, names := range list {
-			inner, ok := names.([]any)
-			if !ok {
-				return nil, fmt.Errorf("reading exceptions of package %s: not a set of lists", p.name())
-			}
-			for _, n := range inner {
-				s, ok := n.(string)
-				if !ok {
-					return nil, fmt.Errorf("reading exceptions of package %s: not a name", p.name())
-				}
-				out = append(out, s)
-			}
-		}
-	}
-	return out, nil
-}
-
-// decode reads the value of one rule. A rule that is true, or an object, is a
-// policy author's slip, and upstream reads it as a pass.
-func decode(name string, v any) ([]Result, error) {
-	values, ok := v.([]any)
-	if !ok {
-		return nil, fmt.Errorf("running rules: no answer of %s", name)
-	}
-	var out []Result
-	for _, value := range values {
-		list, ok := value.([]any)
-		if !ok {
-			return nil, fmt.Errorf("reading results of %s: not a set; write %q", name, "deny contains result if { … }")
-		}
-		for _, item := range list {
-			switch item := item.(type) {
-			case string:
-				out = append(out, Result{Msg: item})
-			case map[string]any:
-				msg, ok := item["msg"].(string)
-				if !ok {
-					return nil, fmt.Errorf("reading results of %s: an object without a string msg", name)
-				}
-				r, err := newResult(msg, item)
-				if err != nil {
-					return nil, fmt.Errorf("reading results of %s: %w", name, err)
-				}
-				out = append(out, r)
-			default:
-				return nil, fmt.Errorf("reading results of %s: neither a string nor an object with msg", name)
-			}
-		}
-	}
-	return out, nil
-}

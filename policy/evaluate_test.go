@@ -59,6 +59,25 @@ func TestRuleErrorsAreNoVerdict(t *testing.T) {
 	}
 }
 
+// TestBuiltinErrors: what a policy lists is undefined when it fails, and told.
+func TestBuiltinErrors(t *testing.T) {
+	files := map[string]string{
+		"p.rego":      passes + "\ndeny contains \"x\" if json.unmarshal(input.image.ref)\nwarn contains \"y\" if to_number(input.image.ref) > 1\n",
+		"policy.yaml": "sources: [{policy: [.]}]\nassay: {builtinErrors: [json.unmarshal, to_number]}",
+	}
+	v, err := judge(t, files, Options{}, Context{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v.Result != Pass || len(v.Notes) != 2 || !strings.Contains(v.Notes[0].Msg, "json.unmarshal: invalid character") {
+		t.Errorf("%s: %v", v.Result, v.Notes)
+	}
+	files["policy.yaml"] = "sources: [{policy: [.]}]\nassay: {builtinErrors: [json.unmarshal]}"
+	if v, err := judge(t, files, Options{}, Context{}); v != nil || err == nil || !strings.Contains(err.Error(), "to_number") || !strings.Contains(err.Error(), "assay.builtinErrors") {
+		t.Errorf("verdict %v, error %v", v, err)
+	}
+}
+
 func TestEvaluateRefuses(t *testing.T) {
 	p := loaded(t, map[string]string{"p.rego": passes})
 	good := &fakeEvidence{ref: testImage}
@@ -142,8 +161,8 @@ deny contains sprintf("none %d %d %d", [count(input.assay.signatures), count(inp
 	if got := judge(); got != "none 0 0 3" {
 		t.Errorf("by another key: %s", got)
 	}
-	e.signatures[0].Key = p.key.digest
-	e.runs[0].Provenance.Key, e.runs[0].Observation.Key = p.key.digest, p.key.digest
+	e.signatures[0].Key = p.signers.image[0].key
+	e.runs[0].Provenance.Key, e.runs[0].Observation.Key = p.signers.image[0].key, p.signers.image[0].key
 	if got := judge(); got != "2 1 1 0" {
 		t.Errorf("by the key: %s", got)
 	}

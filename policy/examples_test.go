@@ -18,6 +18,7 @@ import (
 
 	"assay.dev/assay/api"
 	"assay.dev/assay/attest/tlog"
+	"assay.dev/assay/policy/spec"
 	"assay.dev/assay/verify"
 )
 
@@ -28,6 +29,7 @@ type fakeEvidence struct {
 	manifest   []byte
 	signatures []verify.Signature
 	runs       []verify.Run
+	statements []verify.Statement // beside those of runs
 }
 
 func (f *fakeEvidence) Ref() string                    { return f.ref }
@@ -37,7 +39,7 @@ func (f *fakeEvidence) Signatures() []verify.Signature { return f.signatures }
 func (f *fakeEvidence) Runs() []verify.Run             { return f.runs }
 func (f *fakeEvidence) Rejected() []verify.Rejected    { return nil }
 func (f *fakeEvidence) Statements() []verify.Statement {
-	var out []verify.Statement
+	out := slices.Clone(f.statements)
 	for _, r := range f.runs {
 		for _, s := range []*verify.Statement{r.Provenance, r.Observation} {
 			if s != nil {
@@ -158,17 +160,17 @@ func examplePolicy(t *testing.T, name string, w *world, exclude []string) *Polic
 		if err != nil {
 			t.Fatal(err)
 		}
-		spec, err := parseSpec(raw)
+		s, err := parseSpec(raw)
 		if err != nil {
 			t.Fatal(err)
 		}
-		src := &spec.Sources[0]
-		for i, s := range src.Policy {
-			src.Policy[i] = filepath.Join(dir, s)
+		src := &s.Sources[0]
+		for i, p := range src.Policy {
+			src.Policy[i] = filepath.Join(dir, p)
 		}
 		src.Data = nil
-		src.Config = &SourceConfig{Exclude: exclude}
-		if raw, err = yaml.Marshal(spec); err != nil {
+		src.Config = &spec.Config{Exclude: exclude}
+		if raw, err = yaml.Marshal(s); err != nil {
 			t.Fatal(err)
 		}
 		path = filepath.Join(t.TempDir(), "policy.yaml")

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"assay.dev/assay/policy/spec"
 )
 
 // target is what scoped items are compared with.
@@ -33,36 +35,34 @@ type criteria struct {
 
 // criteriaFor gathers a source's items for a target. Without any include item
 // everything is included.
-func criteriaFor(spec *Spec, src *Source, t target) criteria {
+func criteriaFor(s *spec.Spec, g *group, t target) criteria {
 	var c criteria
 	var volatile []string
 	includes := 0
-	if v := src.VolatileConfig; v != nil {
-		for _, item := range v.Include {
-			if item.active(t.when) {
-				includes++
-				volatile = append(volatile, item.Value)
-				if item.concerns(t) {
-					c.include = append(c.include, item.Value)
-				}
-			}
-		}
-		for _, item := range v.Exclude {
-			if item.active(t.when) {
-				volatile = append(volatile, item.Value)
-				if item.concerns(t) {
-					c.exclude = append(c.exclude, item.Value)
-				}
+	for i := range g.scoped.include {
+		if item := &g.scoped.include[i]; item.active(t.when) {
+			includes++
+			volatile = append(volatile, item.Value)
+			if item.concerns(t) {
+				c.include = append(c.include, item.Value)
 			}
 		}
 	}
-	switch {
+	for i := range g.scoped.exclude {
+		if item := &g.scoped.exclude[i]; item.active(t.when) {
+			volatile = append(volatile, item.Value)
+			if item.concerns(t) {
+				c.exclude = append(c.exclude, item.Value)
+			}
+		}
+	}
+	switch src := g.source; {
 	case src.Config != nil:
 		includes += len(src.Config.Include)
 		c.include = append(c.include, src.Config.Include...)
 		c.exclude = append(c.exclude, src.Config.Exclude...)
-	case spec.Configuration != nil && len(volatile) == 0:
-		old := spec.Configuration
+	case s.Configuration != nil && len(volatile) == 0:
+		old := s.Configuration
 		c.include = append(c.include, old.Include...)
 		for _, name := range old.Collections {
 			c.include = append(c.include, "@"+name)
@@ -78,11 +78,11 @@ func criteriaFor(spec *Spec, src *Source, t target) criteria {
 	return c
 }
 
-func (v *VolatileItem) active(when time.Time) bool {
+func (v *item) active(when time.Time) bool {
 	return !when.Before(v.on) && (v.until.IsZero() || !when.After(v.until))
 }
 
-func (v *VolatileItem) concerns(t target) bool {
+func (v *item) concerns(t target) bool {
 	switch {
 	case v.ImageDigest != "":
 		return v.ImageDigest == t.digest
@@ -97,7 +97,7 @@ func (v *VolatileItem) concerns(t target) bool {
 }
 
 // boundaries are the times at which the item begins or ceases to hold.
-func (v *VolatileItem) boundaries() []time.Time {
+func (v *item) boundaries() []time.Time {
 	var out []time.Time
 	if !v.on.IsZero() {
 		out = append(out, v.on)

@@ -1,19 +1,19 @@
 package policy
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"path"
+	"regexp"
 	"strings"
-
-	"github.com/open-policy-agent/opa/v1/ast"
 
 	"assay.dev/assay/attest/predicate"
 	"assay.dev/assay/attest/tlog"
 	"assay.dev/assay/verify"
 )
+
+var digestPattern = regexp.MustCompile(`^sha256:[a-fA-F0-9]{64}$`)
 
 // evidence is what this package reads of a *verify.Evidence. It is unexported
 // so that evidence from nowhere else can be handed in; tests of the input
@@ -54,6 +54,9 @@ type image struct {
 	Ref        string          `json:"ref"`
 	Signatures []sig           `json:"signatures,omitempty"`
 	Config     json.RawMessage `json:"config,omitempty"`
+	Parent     json.RawMessage `json:"parent,omitempty"`
+	Files      json.RawMessage `json:"files,omitempty"`
+	Source     json.RawMessage `json:"source,omitempty"`
 }
 
 type assay struct {
@@ -117,9 +120,18 @@ type facts struct {
 	target target
 }
 
-// newInput builds the input document. With a key, evidence by others moves to
-// the rejected.
-func newInput(e evidence, c *Context, spec json.RawMessage, key *signerKey) (*facts, error) {
+// images are the references of the snapshot's components.
+func (f *facts) images() []string {
+	var out []string
+	for _, c := range f.doc.Snapshot.Components {
+		out = append(out, c.ContainerImage)
+	}
+	return out
+}
+
+// newInput builds the input document. Where the policy says who signs, evidence by
+// others moves to the rejected.
+func newInput(e evidence, c *Context, spec json.RawMessage, by *signers) (*facts, error) {
 	ref := e.Ref()
 	repo, digest, ok := strings.Cut(ref, "@")
 	if !ok || repo == "" || !digestPattern.MatchString(digest) || digest != e.Digest() {
@@ -131,7 +143,7 @@ func newInput(e evidence, c *Context, spec json.RawMessage, key *signerKey) (*fa
 		component = path.Base(repo)
 	}
 	doc := input{
-		Image:         image{Ref: ref, Config: c.ImageConfig},
+		Image:         image{Ref: ref, Config: c.ImageConfig, Parent: c.ImageParent, Files: c.ImageFiles, Source: c.ImageSource},
 		ComponentName: component,
 		PolicySpec:    spec,
 		Snapshot:      Snapshot{Components: []Component{{Name: component, ContainerImage: ref}}, Artifacts: map[string]any{}},
@@ -148,23 +160,30 @@ func newInput(e evidence, c *Context, spec json.RawMessage, key *signerKey) (*fa
 			doc.Snapshot.Artifacts = map[string]any{}
 		}
 	}
-	other := func(id verify.Identity, format, digest string) bool {
-		if key == nil || id.Key == key.digest {
+	counts := func(list func() []who, id verify.Identity) bool { return by == nil || wanted(list(), id) }
+	other := func(list func() []who, id verify.Identity, format, digest string) bool {
+		if counts(list, id) {
 			return false
 		}
-		doc.Assay.Rejected = append(doc.Assay.Rejected, verify.Rejected{Format: format, Digest: digest, Reason: "verified with key " + id.Key + ", but the policy's publicKey is " + key.digest})
+		signer := "key " + id.Key
+		if id.Certificate != nil {
+			signer = id.Certificate.SAN + " of " + id.Certificate.Issuer
+		}
+		doc.Assay.Rejected = append(doc.Assay.Rejected, verify.Rejected{Format: format, Digest: digest, Reason: "verified with " + signer + ", but the policy asks for " + names(list())})
 		return true
 	}
+	images := func() []who { return by.image }
+	of := func(predicateType string) func() []who { return func() []who { return by.of(predicateType) } }
 	doc.Assay.Rejected = append(doc.Assay.Rejected, e.Rejected()...)
 	for _, s := range e.Signatures() {
-		if other(s.Identity, s.Format, digest) {
+		if other(images, s.Identity, s.Format, digest) {
 			continue
 		}
 		doc.Assay.Signatures = append(doc.Assay.Signatures, s)
 		doc.Image.Signatures = append(doc.Image.Signatures, sig{KeyID: s.KeyID, Sig: s.Sig})
 	}
 	for _, s := range e.Statements() {
-		if other(s.Identity, s.Format, s.PayloadDigest) {
+		if other(of(s.PredicateType), s.Identity, s.Format, s.PayloadDigest) {
 			continue
 		}
 		doc.Assay.Statements = append(doc.Assay.Statements, signed{s.PredicateType, s.PayloadDigest, s.Outcome, s.Identity, verify.Unsaid(s.Typed, s.Certificate)})
@@ -172,11 +191,11 @@ func newInput(e evidence, c *Context, spec json.RawMessage, key *signerKey) (*fa
 	}
 	for _, r := range e.Runs() {
 		one := run{ID: r.ID, ProvenanceLog: []tlog.Inclusion{}, ObservationLog: []tlog.Inclusion{}}
-		if s := r.Provenance; s != nil && (key == nil || s.Key == key.digest) {
+		if s := r.Provenance; s != nil && counts(of(provenanceType), s.Identity) {
 			one.Provenance, one.ProvenanceDigest, one.Identity = s.Payload, s.PayloadDigest, s.Identity
 			one.ProvenanceLog, one.ProvenanceNotLogged = append(one.ProvenanceLog, s.Log...), s.NotLogged
 		}
-		if s := r.Observation; s != nil && (key == nil || s.Key == key.digest) {
+		if s := r.Observation; s != nil && counts(of(provenanceType), s.Identity) {
 			one.Observation = s.Payload
 			one.Identity = weaker(one.Provenance != nil, one.Identity, s.Identity)
 			one.ObservationLog, one.ObservationNotLogged = append(one.ObservationLog, s.Log...), s.NotLogged
@@ -212,21 +231,4 @@ func withoutTag(repo string) string {
 		return repo[:i]
 	}
 	return repo
-}
-
-// document is the input with one run under judgement; -1: none.
-func (f *facts) document(n int) (ast.Value, error) {
-	doc := f.doc
-	if n >= 0 {
-		doc.Assay.Run = &doc.Assay.Runs[n]
-	}
-	raw, err := json.Marshal(doc)
-	if err != nil {
-		return nil, fmt.Errorf("encoding input document: %w", err)
-	}
-	v, err := ast.ValueFromReader(bytes.NewReader(raw))
-	if err != nil {
-		return nil, fmt.Errorf("encoding input document: %w", err)
-	}
-	return v, nil
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"assay.dev/assay/policy/spec"
 )
 
 // folder writes files (name → content) into a temporary folder.
@@ -69,11 +71,15 @@ func TestLoadRefuses(t *testing.T) {
 		"git source":               {map[string]string{"policy.yaml": "sources: [{policy: ['git::https://x/y.git//policy?ref=main']}]\n"}, "git sources are not fetched"},
 		"github source":            {map[string]string{"policy.yaml": "sources: [{policy: [github.com/conforma/policy//policy/release]}]\n"}, "git sources are not fetched"},
 		"oci source":               {map[string]string{"policy.yaml": "sources: [{policy: ['oci::quay.io/x/y:latest']}]\n"}, "oci sources are not fetched"},
-		"https source":             {map[string]string{"policy.yaml": "sources: [{policy: ['https://x/p.rego']}]\n"}, "http sources are not fetched"},
-		"unknown source kind":      {map[string]string{"policy.yaml": "sources: [{policy: ['s3::x']}]\n"}, `kind "s3" is unknown`},
+		"https source":             {map[string]string{"policy.yaml": "sources: [{policy: ['https://x/p.rego']}]\n"}, "https sources are not fetched"},
+		"unknown source kind":      {map[string]string{"policy.yaml": "sources: [{policy: ['s3::x']}]\n"}, `the kind "s3" is not known`},
 		"missing folder":           {map[string]string{"p.rego": passes, "policy.yaml": "sources: [{policy: [./gone]}]\n"}, "no such file"},
-		"keyless identity":         {map[string]string{"p.rego": passes, "policy.yaml": source("identity: {subject: a, issuer: b}\n")}, "keyless identities are not checked"},
-		"rekor":                    {map[string]string{"p.rego": passes, "policy.yaml": source("rekorUrl: https://rekor\n")}, "transparency logs are not checked"},
+		"half an identity":         {map[string]string{"p.rego": passes, "policy.yaml": source("identity: {subject: a}\n")}, "one of issuer and issuerRegExp"},
+		"identity twice":           {map[string]string{"p.rego": passes, "policy.yaml": source("publicKey: key.pub\nassay: {signers: {image: [{publicKey: key.pub}]}}\n"), "key.pub": publicKey}, "beside assay.signers"},
+		"bad expression":           {map[string]string{"p.rego": passes, "policy.yaml": source("identity: {subjectRegExp: '(', issuer: b}\n")}, "missing closing"},
+		"other case":               {map[string]string{"p.rego": passes, "policy.yaml": "Sources: [{policy: [.]}]\n"}, `unknown field "Sources"`},
+		"nested too deep":          {map[string]string{"p.rego": passes, "policy.yaml": source("  ruleData: {a: " + strings.Repeat("[", 200) + strings.Repeat("]", 200) + "}\n")}, "nested deeper"},
+		"too large":                {map[string]string{"p.rego": passes, "policy.yaml": source("description: " + strings.Repeat("x", 5<<20) + "\n")}, "larger than 4 MiB"},
 		"key in a KMS":             {map[string]string{"p.rego": passes, "policy.yaml": source("publicKey: k8s://ns/secret\n")}, "keys at k8s://"},
 		"key that is none":         {map[string]string{"p.rego": passes, "policy.yaml": source("publicKey: key.pub\n"), "key.pub": "x"}, "not a PEM block"},
 		"bad volatile date":        {map[string]string{"p.rego": passes, "policy.yaml": source("  volatileConfig: {exclude: [{value: p, effectiveUntil: soon}]}\n")}, "effectiveUntil"},
@@ -158,7 +164,7 @@ func TestDigest(t *testing.T) {
 	for name, d := range map[string]string{
 		"rules":       load(func(c map[string]string) { c["rules/p.rego"] += "# x\n" }),
 		"data":        load(func(c map[string]string) { c["data/d.yaml"] = "a: 2\n" }),
-		"config":      load(func(c map[string]string) { c["policy.yaml"] += "name: n\n" }),
+		"config":      load(func(c map[string]string) { c["policy.yaml"] += "name: other\n" }),
 		"a name":      load(func(c map[string]string) { c["rules/q.rego"] = c["rules/p.rego"]; delete(c, "rules/p.rego") }),
 		"extra data":  load(nil, filepath.Join(extra, "x.json")),
 		"extra data2": load(nil, filepath.Join(extra, "y", "x.json")),
@@ -178,8 +184,8 @@ func FuzzParseSpec(f *testing.F) {
 		if len(raw) > 1<<16 {
 			return
 		}
-		spec, err := parseSpec(raw)
-		if err == nil && len(spec.Sources) == 0 {
+		s, err := parseSpec(raw)
+		if err == nil && len(s.Sources) == 0 && len(s.Assay.Extends) == 0 {
 			t.Error("a configuration without sources was accepted")
 		}
 	})
@@ -208,7 +214,7 @@ func FuzzParseData(f *testing.F) {
 func TestParseDay(t *testing.T) {
 	want := time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
 	for _, s := range []string{"2026-06-01", "2026-06-01T00:00:00Z", "2026-06-01T02:00:00+02:00"} {
-		if got, err := parseDay(s); err != nil || !got.Equal(want) {
+		if got, err := spec.ParseTime(s); err != nil || !got.Equal(want) {
 			t.Errorf("%s: %v, %v", s, got, err)
 		}
 	}

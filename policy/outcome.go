@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"assay.dev/assay/policy/spec"
 )
 
 // outcome is what sources came to for one document.
@@ -112,6 +114,12 @@ func categorize(g *group, selected []*pack, c criteria, raw []said, when time.Ti
 	for i := range o.violations {
 		addExcludeHint(&o.violations[i])
 	}
+	// Since when it counts is of interest where it does.
+	for _, rs := range [][]Result{o.warnings, o.notes} {
+		for i := range rs {
+			rs[i].Since = ""
+		}
+	}
 	dedupe(&o.violations, &o.warnings, &o.notes)
 	return o, nil
 }
@@ -151,8 +159,9 @@ func annotate(r *Result, info *rule, when time.Time) {
 	if info.effectiveOn != "" {
 		r.EffectiveOn = info.effectiveOn
 	}
+	r.Since = r.EffectiveOn
 	if r.EffectiveOn != "" {
-		if t, err := parseDay(r.EffectiveOn); err == nil && when.Sub(t) > staleAfter {
+		if t, err := spec.ParseTime(r.EffectiveOn); err == nil && when.Sub(t) > staleAfter {
 			r.EffectiveOn = ""
 		}
 	}
@@ -164,7 +173,7 @@ func notYet(r *Result, when time.Time) (bool, error) {
 	if r.EffectiveOn == "" {
 		return false, nil
 	}
-	on, err := parseDay(r.EffectiveOn)
+	on, err := spec.ParseTime(r.EffectiveOn)
 	if err != nil {
 		return false, fmt.Errorf("reading effective_on of %s: %w", r.Code, err)
 	}
@@ -175,9 +184,12 @@ func notYet(r *Result, when time.Time) (bool, error) {
 	return true, nil
 }
 
+// passed is the message of successes, as Conforma has it.
+const passed = "Pass"
+
 func (info *rule) success() Result {
 	return Result{
-		Code: info.code, Msg: "Pass", Title: info.title, Description: info.description,
+		Code: info.code, Msg: passed, Title: info.title, Description: info.description,
 		Collections: info.collections, DependsOn: info.dependsOn, EffectiveOn: info.effectiveOn, Question: info.question,
 	}
 }
@@ -326,18 +338,14 @@ func (p *Policy) expiry(c *Context, when time.Time, v *Verdict) time.Time {
 		for _, r := range g.rules {
 			sooner(r.effective)
 		}
-		if vc := g.source.VolatileConfig; vc != nil {
-			for _, items := range [][]VolatileItem{vc.Include, vc.Exclude} {
-				for i := range items {
-					for _, t := range items[i].boundaries() {
-						sooner(t)
-					}
-				}
+		for _, i := range slices.Concat(g.scoped.include, g.scoped.exclude) {
+			for _, t := range i.boundaries() {
+				sooner(t)
 			}
 		}
 	}
 	for _, r := range v.Warnings {
-		if t, err := parseDay(r.EffectiveOn); err == nil {
+		if t, err := spec.ParseTime(r.EffectiveOn); err == nil {
 			sooner(t)
 		}
 	}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+
+	"assay.dev/assay/policy/spec"
 )
 
 // Question is one of the things a release engineer asks about an image.
@@ -41,6 +43,9 @@ var (
 	noteName = regexp.MustCompile(`^note(_[a-zA-Z0-9]+)*$`)
 )
 
+// String is what people call it.
+func (k kind) String() string { return [...]string{"deny", "warn", "note"}[k] }
+
 func kindOf(name string) (kind, bool) {
 	switch {
 	case denyName.MatchString(name):
@@ -55,8 +60,12 @@ func kindOf(name string) (kind, bool) {
 
 // rule is what the annotations say about one rule. Results find theirs by code.
 type rule struct {
-	code        string
+	code        string // empty for one without a short_name
 	kind        kind
+	pkg, name   string
+	file        string
+	line        int
+	text        *ast.Rule
 	title       string
 	description string
 	solution    string
@@ -83,13 +92,14 @@ type pack struct {
 func (p *pack) name() string { return strings.Join(p.path, ".") }
 
 // inspect reads the decision rules and annotations of a source's modules.
-func inspect(modules map[string]*ast.Module) (map[string]*pack, map[string]*rule, error) {
-	packs, rules := map[string]*pack{}, map[string]*rule{}
+func (g *group) inspect(modules map[string]*ast.Module) error {
+	g.packs, g.rules = map[string]*pack{}, map[string]*rule{}
+	packs, rules := g.packs, g.rules
 	for _, file := range sortedKeys(modules) {
 		m := modules[file]
 		path, err := packagePath(m.Package.Path)
 		if err != nil {
-			return nil, nil, fmt.Errorf("reading %s: %w", file, err)
+			return fmt.Errorf("reading %s: %w", file, err)
 		}
 		name := strings.Join(path, ".")
 		for _, r := range m.Rules {
@@ -110,14 +120,22 @@ func inspect(modules map[string]*ast.Module) (map[string]*pack, map[string]*rule
 			p.rules[head] = k
 			info, err := annotated(name, k, r.Annotations)
 			if err != nil {
-				return nil, nil, fmt.Errorf("reading annotations of %s in %s: %w", head, r.Location, err)
+				return fmt.Errorf("reading annotations of %s in %s: %w", head, r.Location, err)
 			}
+			stated := info
+			if stated == nil {
+				stated = &rule{kind: k}
+			}
+			stated.pkg, stated.name = name, head
+			stated.file, stated.line = file, r.Location.Row
+			stated.text = r
+			g.all = append(g.all, stated)
 			if info == nil {
 				p.untracked = true
 				continue
 			}
 			if rules[info.code] != nil {
-				return nil, nil, fmt.Errorf("reading annotations of %s in %s: a second rule with the code %s; give it another short_name", head, r.Location, info.code)
+				return fmt.Errorf("reading annotations of %s in %s: a second rule with the code %s; give it another short_name", head, r.Location, info.code)
 			}
 			rules[info.code] = info
 			p.codes = append(p.codes, info.code)
@@ -126,7 +144,7 @@ func inspect(modules map[string]*ast.Module) (map[string]*pack, map[string]*rule
 	for _, p := range packs {
 		slices.Sort(p.codes)
 	}
-	return packs, rules, nil
+	return nil
 }
 
 func packagePath(ref ast.Ref) ([]string, error) {
@@ -176,7 +194,7 @@ func annotated(pkg string, k kind, all []*ast.Annotations) (*rule, error) {
 		return nil, err
 	}
 	if info.effectiveOn != "" {
-		if info.effective, err = parseDay(info.effectiveOn); err != nil {
+		if info.effective, err = spec.ParseTime(info.effectiveOn); err != nil {
 			return nil, fmt.Errorf("effective_on: %w", err)
 		}
 	}

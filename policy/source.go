@@ -1,167 +1,111 @@
 package policy
 
 import (
-	"errors"
+	"context"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-)
 
-// Bounds of a policy on disk. Policies are the operator's own, so these only
-// keep a wrong path (/, a build folder) from being read to its end.
-const (
-	maxFileBytes  = 32 << 20
-	maxTotalBytes = 256 << 20
-	maxFiles      = 20000
+	"assay.dev/assay/policy/source"
 )
 
 // file is one file of a policy, read once.
 type file struct {
-	path  string // as digested: relative to the policy folder, with slashes
+	// path is as digested: relative to the policy's folder, with slashes, or behind
+	// the address that it was fetched from.
+	path  string
+	abs   string
 	bytes []byte
 }
 
-// reader reads the files that sources name, and counts them.
+// reader reads the files that sources name, and keeps their trees.
 type reader struct {
-	base  string // folder that relative sources are relative to
-	skip  string // the configuration file itself, which is no data
-	files int
-	bytes int64
+	fetcher source.Fetcher // nil: files only
+	trees   []*source.Tree
+	// sums are the digests that sources must have, by the address that the policy
+	// names them by; nil: any. signed says whether somebody who may has signed.
+	sums   map[string]string
+	signed func(ctx context.Context, t *source.Tree) error
 }
 
-func isRego(name string) bool {
-	// Tests stand beside rules by OPA's convention and are no part of a policy.
-	return strings.HasSuffix(name, ".rego") && !strings.HasSuffix(name, "_test.rego")
-}
-
-func isData(name string) bool {
-	switch filepath.Ext(name) {
-	case ".json", ".yaml", ".yml":
-		return true
-	}
-	return false
-}
-
-// remote says what kind of source needs a network, or "".
-func remote(source string) string {
-	switch {
-	case strings.HasPrefix(source, "git::"), strings.HasPrefix(source, "git://"), strings.HasPrefix(source, "git@"):
-		return "git"
-	case strings.HasPrefix(source, "oci::"), strings.HasPrefix(source, "oci://"):
-		return "oci"
-	case strings.HasPrefix(source, "https://"), strings.HasPrefix(source, "http://"), strings.HasPrefix(source, "https::"), strings.HasPrefix(source, "http::"):
-		return "http"
-	}
-	for _, host := range []string{"github.com/", "gitlab.com/", "bitbucket.org/"} {
-		if strings.HasPrefix(source, host) {
-			return "git"
-		}
-	}
-	for _, host := range []string{"quay.io/", "gcr.io/", "ghcr.io/", "docker.io/", "registry.gitlab.com/"} {
-		if strings.HasPrefix(source, host) {
-			return "oci"
-		}
-	}
-	return ""
-}
-
-// locate turns a source of the configuration into a path on this machine.
-func (r *reader) locate(source string) (string, error) {
-	if kind := remote(source); kind != "" {
-		return "", fmt.Errorf("source %q: %s sources are not fetched; download it and name the folder (for example ./rules)", source, kind)
-	}
-	p := strings.TrimPrefix(strings.TrimPrefix(source, "file::"), "file://")
-	if i := strings.Index(p, "::"); i >= 0 {
-		return "", fmt.Errorf("source %q: kind %q is unknown; files and folders are accepted", source, p[:i])
-	}
-	if p == "" {
-		return "", errors.New("source is empty")
-	}
-	if rest, ok := strings.CutPrefix(p, "~/"); ok {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return "", fmt.Errorf("locating source %q: %w", source, err)
-		}
-		p = filepath.Join(home, rest)
-	}
-	if !filepath.IsAbs(p) {
-		p = filepath.Join(r.base, p)
-	}
-	return p, nil
-}
-
-// read returns the files below the source that want accepts, in lexical order.
-func (r *reader) read(source string, want func(name string) bool) ([]file, error) {
-	root, err := r.locate(source)
+// read returns the files of a source that want accepts, in lexical order, but not
+// the configuration that names the source.
+func (r *reader) read(ctx context.Context, in *config, address string, want func(name string) bool) ([]file, error) {
+	local, named := source.Local{Base: in.base}, address
+	kind, err := local.Kind(address)
 	if err != nil {
 		return nil, err
 	}
-	info, err := os.Stat(root)
-	if err != nil {
-		return nil, fmt.Errorf("reading source %q: %w", source, err)
+	fetcher := source.Fetcher(local)
+	if r.fetcher != nil {
+		fetcher = r.fetcher
+		if kind == source.File {
+			// The fetcher does not know whose folder a path is relative to.
+			if address, err = localPath(in.base, address); err != nil {
+				return nil, err
+			}
+			if address, err = filepath.Abs(address); err != nil {
+				return nil, err
+			}
+		}
 	}
-	if !info.IsDir() {
-		if !want(root) {
-			return nil, nil
-		}
-		f, err := r.file(root)
-		if err != nil {
-			return nil, err
-		}
-		return []file{f}, nil
+	tree, err := fetcher.Fetch(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.check(ctx, named, kind, tree); err != nil {
+		return nil, err
+	}
+	if !slices.ContainsFunc(r.trees, func(t *source.Tree) bool { return t.Address == tree.Address && t.Pinned == tree.Pinned }) {
+		r.trees = append(r.trees, tree)
+	}
+	files, err := tree.Files(want)
+	if err != nil {
+		return nil, err
+	}
+	info, err := os.Stat(tree.Path)
+	if err != nil {
+		return nil, err
 	}
 	var out []file
-	err = filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case p != root && strings.HasPrefix(d.Name(), "."):
-			// .git, and the ..data of mounted ConfigMaps, whose files are
-			// linked to from beside it.
-			if d.IsDir() {
-				return fs.SkipDir
+	for _, f := range files {
+		abs := tree.Path
+		if info.IsDir() {
+			abs = filepath.Join(tree.Path, filepath.FromSlash(f.Path))
+		}
+		if in.file != "" && sameFile(abs, in.file) {
+			continue
+		}
+		name := address + "//" + f.Path
+		if kind == source.File {
+			name = abs
+			if rel, err := filepath.Rel(in.base, abs); err == nil {
+				name = filepath.ToSlash(rel)
 			}
-			return nil
-		case d.IsDir() || !want(d.Name()):
-			return nil
 		}
-		f, err := r.file(p)
-		if err != nil {
-			return err
-		}
-		out = append(out, f)
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("reading source %q: %w", source, err)
+		out = append(out, file{path: name, abs: abs, bytes: f.Bytes})
 	}
-	return slices.DeleteFunc(out, func(f file) bool { return f.bytes == nil }), nil
+	return out, nil
 }
 
-// file reads one file. The configuration file yields no bytes.
-func (r *reader) file(p string) (file, error) {
-	if r.skip != "" && sameFile(p, r.skip) {
-		return file{}, nil
+// check holds a source to what the policy demands of its sources.
+func (r *reader) check(ctx context.Context, named string, kind source.Kind, t *source.Tree) error {
+	if r.sums != nil {
+		switch want, ok := r.sums[named]; {
+		case !ok:
+			return fmt.Errorf("source %q: assay.checksums does not list it; its digest is %s", named, t.Digest)
+		case !strings.EqualFold(want, t.Digest):
+			return fmt.Errorf("source %q: its digest is %s, and assay.checksums says %s", named, t.Digest, want)
+		}
 	}
-	if r.files++; r.files > maxFiles {
-		return file{}, fmt.Errorf("reading policy: more than %d files; is the path right?", maxFiles)
+	if r.signed != nil && kind == source.OCI {
+		if err := r.signed(ctx, t); err != nil {
+			return fmt.Errorf("source %q: %w", named, err)
+		}
 	}
-	raw, err := readBounded(p)
-	if err != nil {
-		return file{}, err
-	}
-	if r.bytes += int64(len(raw)); r.bytes > maxTotalBytes {
-		return file{}, fmt.Errorf("reading policy: more than %d MiB; is the path right?", maxTotalBytes>>20)
-	}
-	name := p
-	if rel, err := filepath.Rel(r.base, p); err == nil {
-		name = filepath.ToSlash(rel)
-	}
-	return file{path: name, bytes: raw}, nil
+	return nil
 }
 
 func sameFile(a, b string) bool {
@@ -171,32 +115,4 @@ func sameFile(a, b string) bool {
 	}
 	y, err := os.Stat(b)
 	return err == nil && os.SameFile(x, y)
-}
-
-// readBounded reads a regular file of at most maxFileBytes. It never returns
-// nil bytes without an error.
-func readBounded(p string) ([]byte, error) {
-	info, err := os.Stat(p)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("reading %s: not a regular file", p)
-	}
-	f, err := os.Open(p)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", p, err)
-	}
-	if len(raw) > maxFileBytes {
-		return nil, fmt.Errorf("reading %s: larger than %d MiB", p, maxFileBytes>>20)
-	}
-	if raw == nil {
-		raw = []byte{}
-	}
-	return raw, nil
 }

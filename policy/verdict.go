@@ -7,6 +7,9 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"assay.dev/assay/policy/builtin"
+	"assay.dev/assay/policy/spec"
 )
 
 // Outcome is what a verdict comes to. Its zero value is no outcome.
@@ -15,6 +18,10 @@ type Outcome string
 const (
 	Pass Outcome = "pass"
 	Fail Outcome = "fail"
+	// Unchecked means that something the rules asked has no known answer: a registry
+	// did not answer, or may not be asked. What the rules said without it is in the
+	// verdict, and none of it makes a pass.
+	Unchecked Outcome = "unchecked"
 )
 
 // Verdict is what a policy concluded about one image. Evaluate returns one only
@@ -35,6 +42,18 @@ type Verdict struct {
 	Successes  []Result     `json:"successes"`
 	Notes      []Result     `json:"notes,omitempty"`
 	Questions  []Answer     `json:"questions"`
+	// Failures are the calls of ec.* functions whose answer is not known, with the
+	// cause. With any the Result is Unchecked.
+	Failures []builtin.Failure `json:"failures,omitempty"`
+	// NotFound are those that a registry answered: there is no such thing. Rules
+	// have taken that into account.
+	NotFound []builtin.Failure `json:"notFound,omitempty"`
+	// Hosts are the registries beside the image's own that rules asked, or would
+	// have asked had they been allowed to.
+	Hosts []string `json:"hosts,omitempty"`
+	// BackDated says that EffectiveTime lies before the judgement (Context.AllowPast),
+	// which switches off newer rules.
+	BackDated bool `json:"backDated,omitempty"`
 	// Digests are the manifests that were judged: the image and what belongs to
 	// it. The releaser copies these and nothing else.
 	Digests []string `json:"digests"`
@@ -90,6 +109,9 @@ type Result struct {
 	Collections []string
 	DependsOn   []string
 	Question    Question
+	// Since is the day that the rule is in force from, as its annotations or the
+	// result say; empty: always. EffectiveOn is dropped once it is old news.
+	Since string
 	// Details are the keys of the rule's own that have no meaning here, such as
 	// task and digests.
 	Details map[string]any
@@ -114,6 +136,7 @@ func (r Result) metadata() map[string]any {
 	set("severity", r.Severity)
 	set("effective_on", r.EffectiveOn)
 	set("question", string(r.Question))
+	set("since", r.Since)
 	if len(r.Collections) > 0 {
 		m["collections"] = r.Collections
 	}
@@ -159,6 +182,9 @@ func (r *Result) UnmarshalJSON(raw []byte) error {
 	if parsed.Solution, err = text(m, "solution"); err != nil {
 		return fmt.Errorf("parsing result: %w", err)
 	}
+	if parsed.Since, err = text(m, "since"); err != nil {
+		return fmt.Errorf("parsing result: %w", err)
+	}
 	q, err := text(m, "question")
 	if err != nil {
 		return fmt.Errorf("parsing result: %w", err)
@@ -167,7 +193,7 @@ func (r *Result) UnmarshalJSON(raw []byte) error {
 	if parsed.DependsOn, err = texts(m, "depends_on"); err != nil {
 		return fmt.Errorf("parsing result: %w", err)
 	}
-	for _, k := range []string{"title", "description", "solution", "question", "depends_on"} {
+	for _, k := range []string{"title", "description", "solution", "question", "depends_on", "since"} {
 		delete(m, k)
 	}
 	if len(m) == 0 {
@@ -201,7 +227,7 @@ func newResult(msg string, keys map[string]any) (Result, error) {
 	}
 	delete(r.Details, "collections")
 	if r.EffectiveOn != "" {
-		if _, err := parseDay(r.EffectiveOn); err != nil {
+		if _, err := spec.ParseTime(r.EffectiveOn); err != nil {
 			return Result{}, fmt.Errorf("effective_on: %w", err)
 		}
 	}

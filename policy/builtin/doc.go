@@ -26,7 +26,7 @@
 // # Asked once
 //
 // A Set remembers what manifests, descriptors and indexes it has made into Rego
-// values, and verified signatures, for all evaluations that share it; these are
+// values for all evaluations that share it, as a Verifier does signatures; these are
 // small and the same task bundles are looked at for every image. Blobs and files
 // it does not keep: they are large and of one image. Put a pullcache below it,
 // and no byte is fetched twice either way. Failures are kept as well, for as long

@@ -12,6 +12,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
@@ -101,11 +102,7 @@ func descriptor(c *call, args []*ast.Term) (*ast.Term, error) {
 }
 
 func imageManifest(c *call, args []*ast.Term) (*ast.Term, error) {
-	r, err := c.reference(args[0])
-	if err != nil {
-		return nil, err
-	}
-	d, err := c.puller.Get(c.ctx, r)
+	d, err := c.got(args[0])
 	if err != nil {
 		return nil, err
 	}
@@ -118,21 +115,38 @@ func imageManifest(c *call, args []*ast.Term) (*ast.Term, error) {
 	if err != nil {
 		return nil, err
 	}
-	layers := make([]*ast.Term, len(m.Layers))
-	for i, l := range m.Layers {
-		layers[i] = descriptorTerm(l)
+	return manifestTerm(m.SchemaVersion, m.MediaType, m.Annotations, m.Subject,
+		item("config", descriptorTerm(m.Config)), item("layers", descriptorTerms(m.Layers))), nil
+}
+
+// got is the manifest, of an image or an index, that a reference names.
+func (c *call) got(t *ast.Term) (*remote.Descriptor, error) {
+	r, err := c.reference(t)
+	if err != nil {
+		return nil, err
 	}
-	terms := [][2]*ast.Term{
-		item("schemaVersion", number(m.SchemaVersion)),
-		item("mediaType", ast.StringTerm(string(m.MediaType))),
-		item("config", descriptorTerm(m.Config)),
-		item("layers", ast.ArrayTerm(layers...)),
-		item("annotations", annotationsTerm(m.Annotations)),
+	return c.puller.Get(c.ctx, r)
+}
+
+// manifestTerm is what manifests of images and indexes have in common, and more.
+func manifestTerm(schema int64, mediaType types.MediaType, annotations map[string]string, subject *v1.Descriptor, more ...[2]*ast.Term) *ast.Term {
+	terms := append([][2]*ast.Term{
+		item("schemaVersion", number(schema)),
+		item("mediaType", ast.StringTerm(string(mediaType))),
+		item("annotations", annotationsTerm(annotations)),
+	}, more...)
+	if subject != nil {
+		terms = append(terms, item("subject", descriptorTerm(*subject)))
 	}
-	if m.Subject != nil {
-		terms = append(terms, item("subject", descriptorTerm(*m.Subject)))
+	return ast.ObjectTerm(terms...)
+}
+
+func descriptorTerms(list []v1.Descriptor) *ast.Term {
+	out := make([]*ast.Term, len(list))
+	for i, d := range list {
+		out[i] = descriptorTerm(d)
 	}
-	return ast.ObjectTerm(terms...), nil
+	return ast.ArrayTerm(out...)
 }
 
 func imageManifests(c *call, args []*ast.Term) (*ast.Term, error) {
@@ -182,11 +196,7 @@ func imageManifests(c *call, args []*ast.Term) (*ast.Term, error) {
 }
 
 func imageIndex(c *call, args []*ast.Term) (*ast.Term, error) {
-	r, err := c.reference(args[0])
-	if err != nil {
-		return nil, err
-	}
-	d, err := c.puller.Get(c.ctx, r)
+	d, err := c.got(args[0])
 	if err != nil {
 		return nil, err
 	}
@@ -198,20 +208,7 @@ func imageIndex(c *call, args []*ast.Term) (*ast.Term, error) {
 	if err != nil {
 		return nil, err
 	}
-	members := make([]*ast.Term, len(m.Manifests))
-	for i, d := range m.Manifests {
-		members[i] = descriptorTerm(d)
-	}
-	terms := [][2]*ast.Term{
-		item("schemaVersion", number(m.SchemaVersion)),
-		item("mediaType", ast.StringTerm(string(m.MediaType))),
-		item("manifests", ast.ArrayTerm(members...)),
-		item("annotations", annotationsTerm(m.Annotations)),
-	}
-	if m.Subject != nil {
-		terms = append(terms, item("subject", descriptorTerm(*m.Subject)))
-	}
-	return ast.ObjectTerm(terms...), nil
+	return manifestTerm(m.SchemaVersion, m.MediaType, m.Annotations, m.Subject, item("manifests", descriptorTerms(m.Manifests))), nil
 }
 
 // imageTagRefs looks for the tags that cosign derives of a digest. One that

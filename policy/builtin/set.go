@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -13,8 +16,11 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/topdown"
+	"github.com/open-policy-agent/opa/v1/topdown/cache"
 	"github.com/open-policy-agent/opa/v1/types"
 	"golang.org/x/sync/singleflight"
 )
@@ -143,7 +149,7 @@ func (s *Set) implementation(name string) fn {
 	case PURLParse:
 		return purlParse
 	case VerifyImage:
-		return remembered(verifyImage)
+		return verifyImage // what verifies remembers; here each evaluation is told of failures
 	case VerifyAttestation:
 		return verifyAttestation
 	}
@@ -194,15 +200,18 @@ func subject(args []*ast.Term) string {
 // too: a registry that is not there is not asked again for each rule.
 func remembered(f fn) fn {
 	return func(c *call, args []*ast.Term) (*ast.Term, error) {
+		// Another evaluation may have been allowed what this one is not; and this one
+		// names the registry, though it may not have to be asked again.
+		if r, err := name.ParseReference(subject(args)); err == nil {
+			if err := c.host(r); err != nil {
+				return nil, err
+			}
+		}
 		key := c.name
 		for _, a := range args {
 			key += "\x00" + a.String()
 		}
 		if v, ok := c.memo.Load(key); ok {
-			// This evaluation names the registry too, though it is not asked.
-			if r, err := name.ParseReference(subject(args)); err == nil {
-				c.rec.reach(r.Context().RegistryStr())
-			}
 			return unpack(v)
 		}
 		v, _, _ := c.flight.Do(key, func() (any, error) {
@@ -237,13 +246,21 @@ func (c *call) host(r name.Reference) error {
 	if c.opts.Allow != nil && !c.opts.Allow(h) {
 		return fmt.Errorf("registry %s: %w", h, ErrNotAllowed)
 	}
+	// A registry that this evaluation may not ask is told all the same: that a
+	// policy wants to is worth knowing.
 	c.rec.reach(h)
+	if c.rec.Allow != nil && !c.rec.Allow(h) {
+		return fmt.Errorf("registry %s: %w", h, ErrNotAllowed)
+	}
 	return nil
 }
 
 // ErrNotAllowed is the cause of failures of calls that name a registry which
 // Options.Allow refuses.
 var ErrNotAllowed = errors.New("this policy may not ask it; list it to allow that")
+
+// errNoVerifier is the cause where Options has no Verify.
+var errNoVerifier = errors.New("nothing here verifies signatures")
 
 // function is the declaration in the form that package rego wants.
 func function(name string, args []types.Type, result types.Type, pure bool) *rego.Function {
@@ -288,6 +305,57 @@ func (s *Set) Rego() []func(*rego.Rego) {
 	return out
 }
 
+// Topdown gives the functions to one topdown.Query. What they answer is kept for
+// the query, as Rego does.
+func (s *Set) Topdown() map[string]*topdown.Builtin {
+	out := map[string]*topdown.Builtin{}
+	for i, d := range Declarations() {
+		out[d.Name] = &topdown.Builtin{Decl: d, Func: oncePerQuery(d, s.run(d.Name, functions[i].pure, s.implementation(d.Name)))}
+	}
+	return out
+}
+
+// answer is what a call came to, as one query keeps it.
+type answer struct {
+	term *ast.Term
+	err  error
+}
+
+type answerKey string
+
+func oncePerQuery(d *ast.Builtin, f rego.BuiltinDyn) topdown.BuiltinFunc {
+	return func(b topdown.BuiltinContext, args []*ast.Term, iter func(*ast.Term) error) error {
+		key := d.Name
+		for _, a := range args[:d.Decl.Arity()] {
+			key += "\x00" + a.String()
+		}
+		kept, ok := b.Cache.Get(answerKey(key))
+		a, _ := kept.(answer)
+		if !ok {
+			a.term, a.err = f(b, args)
+			b.Cache.Put(answerKey(key), a)
+		}
+		switch {
+		case a.err != nil:
+			// Only a HaltError gets here: everything else is told to the recorder.
+			return topdown.Halt{Err: (&topdown.Error{Code: topdown.BuiltinErr, Message: a.err.Error(), Location: b.Location}).Wrap(a.err)}
+		case a.term == nil:
+			return nil
+		}
+		return iter(a.term)
+	}
+}
+
+// Values is a cache for what OPA's own functions compile (schemas, patterns), for all
+// evaluations that share it.
+func Values() cache.InterQueryValueCache {
+	limit := maxValues
+	return cache.NewInterQueryValueCache(context.Background(), &cache.Config{InterQueryBuiltinValueCache: cache.InterQueryBuiltinValueCacheConfig{MaxNumEntries: &limit}})
+}
+
+// maxValues is how many a cache keeps. Patterns may be made of what is judged.
+const maxValues = 2000
+
 // Register gives the functions to all of OPA in this process, for its own
 // commands. It is for a program's main: OPA keeps them in a list of the package,
 // and the last one to register wins.
@@ -308,6 +376,10 @@ func (s *Set) Failures() []Failure { return s.shared.Failures() }
 // Recorder notes what the functions did in one evaluation. The zero value is
 // ready; it is safe for concurrent use.
 type Recorder struct {
+	// Allow says whether a registry (host with port) may be asked in this evaluation,
+	// beside what Options.Allow says. Default: any. Set it before the evaluation.
+	Allow func(registry string) bool
+
 	calls atomic.Int64
 
 	mu       sync.Mutex // guards what follows
@@ -323,6 +395,9 @@ type Failure struct {
 	// NotFound says that the registry answered: there is no such thing. Otherwise
 	// the answer is not known.
 	NotFound bool `json:"notFound,omitempty"`
+	// Unverified says that what was to be verified was there, and does not verify:
+	// the rule was told so, and the answer is known.
+	Unverified bool `json:"unverified,omitempty"`
 }
 
 // maxFailures is how many failures are kept for one evaluation.
@@ -330,11 +405,27 @@ const maxFailures = 1000
 
 func (r *Recorder) fail(function, ref string, err error) {
 	f := Failure{Function: function, Ref: ref, Cause: err.Error(), NotFound: notFound(err)}
+	if function == VerifyImage || function == VerifyAttestation {
+		f.Unverified = !f.NotFound && !unanswered(err)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.failures) < maxFailures && !slices.Contains(r.failures, f) {
 		r.failures = append(r.failures, f)
 	}
+}
+
+// unanswered says that an error is about asking, not about what was answered.
+func unanswered(err error) bool {
+	var (
+		registry *transport.Error
+		network  net.Error
+		address  *url.Error
+	)
+	return errors.As(err, &registry) || errors.As(err, &network) || errors.As(err, &address) ||
+		errors.Is(err, ErrNotAllowed) || errors.Is(err, errNoVerifier) ||
+		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) ||
+		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
 }
 
 func (r *Recorder) reach(host string) {

@@ -102,7 +102,7 @@ func (c *call) verified(what string, args []*ast.Term, do func(name.Digest, Sigs
 		return nil, nil, fmt.Errorf("opts parameter: %w", err)
 	}
 	if c.opts.Verify == nil {
-		return nil, nil, fmt.Errorf("%s: nothing here verifies signatures", what)
+		return nil, nil, fmt.Errorf("%s: %w", what, errNoVerifier)
 	}
 	terms, problems, err := do(r, o)
 	if err != nil {

@@ -59,7 +59,7 @@ func TestVolatile(t *testing.T) {
 		"since tomorrow":  {VolatileItem{EffectiveOn: "2026-06-02"}, false},
 		"unreadable":      {VolatileItem{EffectiveUntil: "next week"}, false},
 	} {
-		if got := tt.item.active(at); got != tt.want {
+		if got := active(&tt.item, at); got != tt.want {
 			t.Errorf("%s: %t", name, got)
 		}
 	}
@@ -116,7 +116,7 @@ func FuzzParseSpec(f *testing.F) {
 		if err != nil {
 			return
 		}
-		out, err := json.Marshal(s.Pinned())
+		out, err := json.Marshal(s)
 		if err != nil {
 			t.Fatalf("what was read cannot be written: %v", err)
 		}
@@ -124,19 +124,6 @@ func FuzzParseSpec(f *testing.F) {
 			t.Fatalf("what was written cannot be read: %v\n%s", err, out)
 		}
 	})
-}
-
-func TestRemote(t *testing.T) {
-	for source, want := range map[string]string{
-		"./rules": "", "/etc/rules": "", "rules": "", "~/r": "", "file::x": "", "file:///x": "",
-		"github.com/a/b//c?ref=d": "git", "git::https://x/y": "git", "https://github.com/a/b": "git", "x/y.git": "git", "git@host:a/b": "git",
-		"oci::quay.io/a/b": "oci", "quay.io/a/b:c": "oci", "oci://x": "oci", "localhost:5000/a": "oci",
-		"https://example.com/p.tar": "http", "http://x": "http",
-	} {
-		if got := Remote(source); got != want {
-			t.Errorf("%s: %q, want %q", source, got, want)
-		}
-	}
 }
 
 // load writes rules and data and loads them.

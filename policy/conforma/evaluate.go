@@ -174,7 +174,7 @@ func (g *group) run(ctx context.Context, names []string, docs []Document) ([]Out
 			byPackage[i] = Outcome{Document: d.Name, Namespace: name}
 		}
 		for _, v := range d.Values {
-			answer, err := eval(ctx, q, v)
+			answer, err := eval(ctx, q, v, g.trace)
 			if err != nil {
 				return nil, err
 			}
@@ -190,8 +190,8 @@ func (g *group) run(ctx context.Context, names []string, docs []Document) ([]Out
 	return out, nil
 }
 
-func eval(ctx context.Context, q *rego.PreparedEvalQuery, input ast.Value) (map[string]any, error) {
-	rs, err := q.Eval(ctx, rego.EvalParsedInput(input))
+func eval(ctx context.Context, q *rego.PreparedEvalQuery, input ast.Value, trace func(TraceLine)) (map[string]any, error) {
+	rs, err := q.Eval(ctx, append(tracing(trace), rego.EvalParsedInput(input))...)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("running rules: %w", context.Cause(ctx))

@@ -51,7 +51,7 @@ func (c *criteria) addVolatile(items []VolatileItem, at time.Time) {
 		(*m)[key] = append((*m)[key], value)
 	}
 	for _, v := range items {
-		if !v.active(at) {
+		if !active(&v, at) {
 			continue
 		}
 		switch {
@@ -73,26 +73,9 @@ func (c *criteria) addVolatile(items []VolatileItem, at time.Time) {
 
 // active says whether an item is in force. One with a date that cannot be read
 // is not.
-func (v *VolatileItem) active(at time.Time) bool {
-	if v.EffectiveOn != "" {
-		if t, err := day(v.EffectiveOn); err != nil || t.After(at) {
-			return false
-		}
-	}
-	if v.EffectiveUntil != "" {
-		if t, err := day(v.EffectiveUntil); err != nil || t.Before(at) {
-			return false
-		}
-	}
-	return true
-}
-
-// day reads an RFC 3339 time or a date.
-func day(s string) (time.Time, error) {
-	if t, err := time.Parse(time.RFC3339, s); err == nil {
-		return t, nil
-	}
-	return time.Parse(time.DateOnly, s)
+func active(v *VolatileItem, at time.Time) bool {
+	on, until, err := v.Times()
+	return err == nil && !on.After(at) && (until.IsZero() || !until.Before(at))
 }
 
 // expanded is what is added to a component's name for an image of its index.

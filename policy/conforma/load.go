@@ -16,8 +16,10 @@ import (
 	"github.com/open-policy-agent/opa/v1/rego"
 	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
+	"github.com/open-policy-agent/opa/v1/topdown/cache"
 
 	"assay.dev/assay/policy/builtin"
+	"assay.dev/assay/policy/source"
 )
 
 // Options are what a policy is loaded with.
@@ -31,9 +33,14 @@ type Options struct {
 	Filter FilterType
 	// Builtins answer the ec.* functions. Required.
 	Builtins *builtin.Set
+	// Sources are where policy and data come from. Default: files and folders.
+	Sources source.Fetcher
 	// MaxTime bounds the evaluation of one input by one source group. Default: none
 	// but the context's.
 	MaxTime time.Duration
+	// Trace is told the steps of evaluations and what rules print, from as many
+	// goroutines as evaluate. It makes evaluations much slower. Default: nobody is.
+	Trace func(TraceLine)
 }
 
 // Policy is a policy ready to evaluate. It is immutable, and safe for concurrent
@@ -42,6 +49,7 @@ type Policy struct {
 	spec   *Spec
 	opts   Options
 	groups []*group
+	pinned map[string]string // sources, by the address in the configuration
 }
 
 // filter is what a group's results are kept by.
@@ -59,6 +67,8 @@ type group struct {
 	compiler   *ast.Compiler
 	store      storage.Store
 	builtins   *builtin.Set
+	values     cache.InterQueryValueCache
+	trace      func(TraceLine)
 
 	prepared sync.Map // names of packages → func() (*rego.PreparedEvalQuery, error)
 }
@@ -81,13 +91,16 @@ func Load(ctx context.Context, spec *Spec, o Options) (*Policy, error) {
 	default:
 		return nil, fmt.Errorf("loading the policy: filter type %q is not known; accepted are %s and %s", o.Filter, IncludeExclude, ECPolicy)
 	}
-	p := &Policy{spec: spec, opts: o}
-	r := &reader{}
+	if o.Sources == nil {
+		o.Sources = source.Local{}
+	}
+	r := &sources{from: source.Once(o.Sources), pinned: map[string]string{}}
+	p := &Policy{spec: spec, opts: o, pinned: r.pinned}
 	for i := range spec.Sources {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		g, err := loadGroup(r, spec, &spec.Sources[i], o)
+		g, err := loadGroup(ctx, r, spec, &spec.Sources[i], o)
 		if err != nil {
 			return nil, err
 		}
@@ -96,7 +109,19 @@ func Load(ctx context.Context, spec *Spec, o Options) (*Policy, error) {
 	return p, nil
 }
 
-func loadGroup(r *reader, spec *Spec, src *Source, o Options) (*group, error) {
+// Pinned is the configuration with each source's address as it was read.
+func (p *Policy) Pinned() *Spec {
+	out := *p.spec
+	out.Sources = nil
+	at := func(address string) string { return p.pinned[address] }
+	for _, src := range p.spec.Sources {
+		src.Policy, src.Data = mapped(src.Policy, at), mapped(src.Data, at)
+		out.Sources = append(out.Sources, src)
+	}
+	return &out
+}
+
+func loadGroup(ctx context.Context, r *sources, spec *Spec, src *Source, o Options) (*group, error) {
 	var modules []*ast.Module
 	named := map[string]*ast.Module{}
 	caps := builtin.Capabilities()
@@ -104,15 +129,15 @@ func loadGroup(r *reader, spec *Spec, src *Source, o Options) (*group, error) {
 		return nil, fmt.Errorf("source group %q names no policy, so nothing would be checked", src.Name)
 	}
 	for i, s := range src.Policy {
-		files, err := r.read(s, isRego)
+		files, err := r.read(ctx, s, source.IsRego)
 		if err != nil {
 			return nil, err
 		}
 		if len(files) == 0 {
-			return nil, errors.New("no rego files found in policy subdirectory")
+			return nil, errNoRego
 		}
 		for _, f := range files {
-			m, err := ast.ParseModuleWithOpts(f.path, string(f.bytes), ast.ParserOptions{ProcessAnnotation: true, RegoVersion: ast.RegoV1, Capabilities: caps})
+			m, err := ast.ParseModuleWithOpts(f.Path, string(f.Bytes), ast.ParserOptions{ProcessAnnotation: true, RegoVersion: ast.RegoV1, Capabilities: caps})
 			if err != nil {
 				return nil, err
 			}
@@ -120,24 +145,24 @@ func loadGroup(r *reader, spec *Spec, src *Source, o Options) (*group, error) {
 				continue // nothing but comments
 			}
 			modules = append(modules, m)
-			named[strconv.Itoa(i)+"/"+f.path] = m
+			named[strconv.Itoa(i)+"/"+f.Path] = m
 		}
 	}
 	in, err := inspect(modules)
 	if err != nil {
 		return nil, err
 	}
-	g := &group{inspected: *in, intentions: src.intentions(), builtins: o.Builtins}
+	g := &group{inspected: *in, intentions: intentionsOf(src), builtins: o.Builtins, values: builtin.Values(), trace: o.Trace}
 	if g.packs, err = packs(modules); err != nil {
 		return nil, err
 	}
 	g.filter = &filter{kind: o.Filter}
 	g.filter.include, g.filter.exclude = criteriaOf(spec, src, o.When)
-	g.compiler = ast.NewCompiler().WithCapabilities(caps)
+	g.compiler = ast.NewCompiler().WithCapabilities(caps).WithEnablePrintStatements(o.Trace != nil)
 	if g.compiler.Compile(named); g.compiler.Failed() {
 		return nil, fmt.Errorf("policy compilation error: %w", g.compiler.Errors)
 	}
-	data, err := readData(r, src, o)
+	data, err := readData(ctx, r, src, o)
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +179,7 @@ func loadGroup(r *reader, spec *Spec, src *Source, o Options) (*group, error) {
 }
 
 // readData is the data document of a group.
-func readData(r *reader, src *Source, o Options) (map[string]any, error) {
+func readData(ctx context.Context, r *sources, src *Source, o Options) (map[string]any, error) {
 	s := o.Sigstore
 	tree := map[string]any{"config": map[string]any{
 		"policy": map[string]any{"when_ns": json.Number(strconv.FormatInt(o.When.UnixNano(), 10))},
@@ -169,7 +194,7 @@ func readData(r *reader, src *Source, o Options) (map[string]any, error) {
 		},
 	}}
 	for _, d := range src.Data {
-		files, err := r.read(d, isData)
+		files, err := r.read(ctx, d, source.IsData)
 		if err != nil {
 			return nil, err
 		}
@@ -179,12 +204,12 @@ func readData(r *reader, src *Source, o Options) (map[string]any, error) {
 				return nil, err
 			}
 			if err := merge(tree, m, ""); err != nil {
-				return nil, fmt.Errorf("load: filesystem error during loading data documents: %s: %w", f.path, err)
+				return nil, fmt.Errorf("load: filesystem error during loading data documents: %s: %w", f.Path, err)
 			}
 		}
 	}
 	if len(src.RuleData) > 0 {
-		m, err := parseData(file{"rule_data.json", slices.Concat([]byte(`{"rule_data__configuration__":`), src.RuleData, []byte("}"))})
+		m, err := parseData(source.Content{Path: "rule_data.json", Bytes: slices.Concat([]byte(`{"rule_data__configuration__":`), src.RuleData, []byte("}"))})
 		if err != nil {
 			return nil, err
 		}
@@ -231,6 +256,7 @@ func (g *group) prepare(ctx context.Context, names []string) (*rego.PreparedEval
 		rego.Compiler(g.compiler),
 		rego.Store(g.store),
 		rego.SetRegoVersion(ast.RegoV1),
+		rego.InterQueryBuiltinValueCache(g.values),
 	)
 	prepared, err := rego.New(opts...).PrepareForEval(ctx)
 	if err != nil {
