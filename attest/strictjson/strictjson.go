@@ -55,18 +55,22 @@ func Check(data []byte, max int) error {
 	return s.value(0)
 }
 
-// Object returns the members of the JSON object in data by their exact names.
-// Data must have passed Check, itself or as part of a document. Anything but
+// Object returns the members of the JSON object in data by their exact names; they
+// are parts of data, not copies. Data must have passed Check, itself or as part of a document. Anything but
 // an object is an error, null too.
 func Object(data []byte) (map[string]json.RawMessage, error) {
 	if k := Kind(data); k != "object" {
 		return nil, fmt.Errorf("want an object, have %s", k)
 	}
-	var m map[string]json.RawMessage
-	if err := json.Unmarshal(data, &m); err != nil {
-		return nil, err
+	m := map[string]json.RawMessage{}
+	if !json.Valid(data) {
+		return nil, json.Unmarshal(data, &m) // finds the place
 	}
-	return m, nil
+	if !utf8.Valid(data) { // Check would have refused it
+		err := json.Unmarshal(data, &m)
+		return m, err
+	}
+	return m, split(data, func(name string, value json.RawMessage) { m[name] = value }, nil)
 }
 
 // Array returns the elements of the JSON array in data. Anything but an array
@@ -75,11 +79,11 @@ func Array(data []byte) ([]json.RawMessage, error) {
 	if k := Kind(data); k != "array" {
 		return nil, fmt.Errorf("want an array, have %s", k)
 	}
-	var a []json.RawMessage
-	if err := json.Unmarshal(data, &a); err != nil {
-		return nil, err
+	a := []json.RawMessage{}
+	if !json.Valid(data) {
+		return nil, json.Unmarshal(data, &a) // finds the place
 	}
-	return a, nil
+	return a, split(data, nil, func(value json.RawMessage) { a = append(a, value) })
 }
 
 // String returns the string in data. Anything but a string is an error, null
@@ -87,6 +91,9 @@ func Array(data []byte) ([]json.RawMessage, error) {
 func String(data []byte) (string, error) {
 	if k := Kind(data); k != "string" {
 		return "", fmt.Errorf("want a string, have %s", k)
+	}
+	if s, ok := plain(data); ok {
+		return s, nil
 	}
 	var s string
 	if err := json.Unmarshal(data, &s); err != nil {

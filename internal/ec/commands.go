@@ -1,9 +1,9 @@
 package ec
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -21,20 +21,16 @@ func inputCommand(g *globals) *cobra.Command {
 		strict          bool
 		noColor, always bool
 		workers         int
+		serve           serverFlags
 	)
 	c := &cobra.Command{
 		Use:   "input [FILE…]",
 		Short: "Judge JSON and YAML files",
 		Args:  cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var list []string
-			for _, a := range append(files, args...) {
-				if strings.TrimSpace(a) != "" && !slices.Contains(list, a) {
-					list = append(list, a)
-				}
-			}
-			if len(list) == 0 {
-				return errors.New("at least one input file must be specified as a positional argument or via the --file flag")
+			list, err := serve.inputFiles(append(files, args...))
+			if err != nil {
+				return err
 			}
 			sh := shows(cmd)
 			to, err := targets(output, "text", sh, inputFormats...)
@@ -48,11 +44,8 @@ func inputCommand(g *globals) *cobra.Command {
 			if at.IsZero() { // there is no attestation
 				at = time.Now().UTC()
 			}
-			spec, err := loadSpec(policy)
+			spec, err := g.loadSpec(cmd.Context(), policy)
 			if err != nil {
-				return err
-			}
-			if err := g.check(); err != nil {
 				return err
 			}
 			r, err := newRunner(g, cmd.ErrOrStderr(), workers)
@@ -61,7 +54,7 @@ func inputCommand(g *globals) *cobra.Command {
 			}
 			ctx, cancel := g.within(cmd.Context())
 			defer cancel()
-			o := conforma.Options{When: at, Builtins: r.builtins, Sigstore: builtin.SigstoreOptions{RekorURL: spec.RekorURL}}
+			o := conforma.Options{When: at, Sources: g.policies(), Builtins: r.builtins, Trace: g.rules(), Sigstore: builtin.SigstoreOptions{RekorURL: spec.RekorURL}}
 			if spec.PublicKey != "" {
 				if !strings.Contains(spec.PublicKey, "-----BEGIN") {
 					return errors.New("public key is not in PEM format and signature verifier is not initialized")
@@ -70,10 +63,22 @@ func inputCommand(g *globals) *cobra.Command {
 			}
 			p, err := conforma.Load(ctx, spec, o)
 			if err != nil {
+				if serve.on {
+					return fmt.Errorf("loading policy sources: %w", err)
+				}
 				return fmt.Errorf("error validating file %s: evaluating policy: %w", list[0], err)
 			}
 			in := &inputs{runner: r, spec: spec, policy: p, when: at, info: info, show: sh}
-			report, err := in.all(ctx, list, &additions{PastEffectiveTime: past && at.Before(time.Now().Add(-clockSkew))})
+			early := past && at.Before(time.Now().Add(-clockSkew))
+			if serve.on {
+				s := &inputServer{inputs: *in, past: early, fixed: !strings.EqualFold(when, "now"), load: func(ctx context.Context, at time.Time) (*conforma.Policy, error) {
+					o := o
+					o.When = at
+					return conforma.Load(ctx, spec, o)
+				}}
+				return s.serve(cmd, serve)
+			}
+			report, err := in.all(ctx, list, &additions{PastEffectiveTime: early})
 			if err != nil {
 				return err
 			}
@@ -93,7 +98,7 @@ func inputCommand(g *globals) *cobra.Command {
 	f.StringVarP(&policy, "policy", "p", "", "policy configuration: a file, or written out (required)")
 	f.StringSliceVarP(&output, "output", "o", nil, "report as FORMAT[=FILE][?show-successes=BOOL&…]: "+strings.Join(inputFormats, ", ")+" (repeatable)")
 	common(c, &strict, &past, &info, &noColor, &always, &workers, &when)
-	refuse(c, false, map[string]string{"server": "", "server-address": "", "server-port": ""})
+	serve.add(c)
 	_ = c.MarkFlagRequired("policy")
 	return c
 }
@@ -114,11 +119,11 @@ func imageCommand(g *globals) *cobra.Command {
 	var (
 		from            snapshotFlags
 		policy, when    string
-		key, rekor      string
+		signing         signingFlags
+		summaries       vsaFlags
 		output, extra   []string
 		outputFile      string
 		filter          string
-		ignoreRekor     bool
 		skipSig         bool
 		skipAtt         bool
 		past, info      bool
@@ -131,6 +136,9 @@ func imageCommand(g *globals) *cobra.Command {
 		Short: "Judge images by their evidence",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := summaries.check(); err != nil {
+				return err
+			}
 			sh := shows(cmd)
 			if outputFile != "" {
 				output = append(output, "json="+outputFile)
@@ -143,59 +151,51 @@ func imageCommand(g *globals) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			snapshot, err := from.read()
+			ctx, cancel := g.within(cmd.Context())
+			defer cancel()
+			snapshot, err := from.read(ctx, g.kubeconfig)
 			if err != nil {
 				return err
 			}
-			spec, err := loadSpec(policy)
+			spec, err := g.loadSpec(cmd.Context(), policy)
 			if err != nil {
 				return err
 			}
-			if rekor != "" {
-				spec.RekorURL = rekor
+			demanded := signing.apply(spec)
+			r, err := newRunner(g, cmd.ErrOrStderr(), workers)
+			if err != nil {
+				return err
 			}
-			if key != "" {
-				spec.PublicKey = key
-			}
-			more, err := pairs(extra)
+			more, err := r.extraRuleData(ctx, extra)
 			if err != nil {
 				return err
 			}
 			if err := spec.AddRuleData(more); err != nil {
 				return err
 			}
-			if err := g.check(); err != nil {
+			j := &judge{runner: r, spec: spec, snapshot: snapshot, when: at, skipImageSig: skipSig, skipAttSig: skipAtt, info: info}
+			if skipSig && skipAtt {
+				// Nobody's trust is needed, and rules see what was demanded.
+				demanded.IgnoreRekor = true
+			}
+			if j.demand, err = r.verify.demanded(ctx, demanded); err != nil {
 				return err
 			}
-			r, err := newRunner(g, cmd.ErrOrStderr(), workers)
-			if err != nil {
+			j.demand.IgnoreRekor = signing.ignoreRekor
+			if j.summaries, err = summaries.lookup(ctx, r, spec); err != nil {
 				return err
 			}
-			ctx, cancel := g.within(cmd.Context())
-			defer cancel()
-			j := &judge{runner: r, spec: spec.Pinned(), snapshot: snapshot, when: at, skipImageSig: skipSig, skipAttSig: skipAtt, info: info}
-			if spec.PublicKey != "" {
-				if j.key, j.pem, err = publicKey(spec.PublicKey); err != nil {
-					return err
-				}
-			}
-			if !(skipSig && skipAtt) {
-				if spec.PublicKey == "" {
-					return errors.New("no public key is named, and keyless identities are not verified by this command; use --public-key, or publicKey in the policy")
-				}
-				if !ignoreRekor {
-					return errors.New("entries of Rekor are not verified by this command; use --ignore-rekor if the key's signature is enough")
-				}
-			}
+			summaries.asked = policy
 			loadedAt := at
 			if loadedAt.IsZero() {
 				loadedAt = time.Now().UTC()
 			}
 			if j.policy, err = conforma.Load(ctx, spec, conforma.Options{
-				When: loadedAt, Filter: conforma.FilterType(filter), Builtins: r.builtins, Sigstore: j.sigstoreOptions(ignoreRekor),
+				When: loadedAt, Sources: g.policies(), Filter: conforma.FilterType(filter), Builtins: r.builtins, Trace: g.rules(), Sigstore: j.demand.SigstoreOptions,
 			}); err != nil {
 				return err
 			}
+			j.spec = j.policy.Pinned()
 			if err := r.expand(ctx, snapshot); err != nil {
 				return err
 			}
@@ -208,13 +208,16 @@ func imageCommand(g *globals) *cobra.Command {
 				r.warn("Attestation signature check skipped, fetching attestations without verification")
 				add.SkippedChecks = append(add.SkippedChecks, attestationCheck.code)
 			}
-			list, err := j.all(ctx)
+			report, err := j.report(ctx, add, wantedBy(sh, to))
 			if err != nil {
 				return err
 			}
-			report := j.report(list, add, sh.successes || slices.ContainsFunc(to, func(t target) bool { return t.show.successes }))
+			g.atEnd(report.close)
 			report.colour = colour(noColor, always, cmd.OutOrStdout())
 			if err := writeAll(to, cmd.OutOrStdout(), report.render); err != nil {
+				return err
+			}
+			if err := summaries.write(ctx, r, report, skipSig || skipAtt); err != nil {
 				return err
 			}
 			if strict && !report.Success {
@@ -226,13 +229,12 @@ func imageCommand(g *globals) *cobra.Command {
 	f := c.Flags()
 	f.StringVarP(&from.image, "image", "i", "", "an image")
 	f.StringVar(&from.images, "images", "", "a Snapshot: a file, or written out")
-	f.StringVar(&from.snapshot, "snapshot", "", "a Snapshot's spec, written out as JSON")
+	f.StringVar(&from.snapshot, "snapshot", "", "a Snapshot: its spec as JSON, or [NAMESPACE/]NAME in a cluster")
 	f.StringVarP(&from.file, "file-path", "f", "", "a Snapshot's file; use --images instead")
 	f.StringVarP(&from.json, "json-input", "j", "", "a Snapshot written out; use --images instead")
 	f.StringVarP(&policy, "policy", "p", "", "policy configuration: a file, or written out")
-	f.StringVarP(&key, "public-key", "k", "", "key that images and attestations are signed with: a file, or PEM; counts before the policy's publicKey")
-	f.StringVarP(&rekor, "rekor-url", "r", "", "what rules see as the address of Rekor; counts before the policy's rekorUrl")
-	f.BoolVar(&ignoreRekor, "ignore-rekor", false, "ask for no entries in Rekor (needed: they are not verified here)")
+	signing.add(c)
+	summaries.add(c)
 	f.BoolVar(&skipSig, "skip-image-sig-check", false, "do not check image signatures")
 	f.BoolVar(&skipAtt, "skip-att-sig-check", false, "do not check who signed attestations")
 	f.StringSliceVar(&output, "output", nil, "report as FORMAT[=FILE][?show-successes=BOOL&…]: "+strings.Join(imageFormats, ", ")+" (repeatable)")
@@ -240,11 +242,5 @@ func imageCommand(g *globals) *cobra.Command {
 	f.StringSliceVar(&extra, "extra-rule-data", nil, "KEY=VALUE at the top of the rule data of every source (repeatable)")
 	f.StringVar(&filter, "filter-type", string(conforma.IncludeExclude), "how rules are chosen: include-exclude or ec-policy")
 	common(c, &strict, &past, &info, &noColor, &always, &workers, &when)
-	const keyless = "only keys are verified: use --public-key"
-	refuse(c, false, map[string]string{
-		"certificate-identity": keyless, "certificate-identity-regexp": keyless,
-		"certificate-oidc-issuer": keyless, "certificate-oidc-issuer-regexp": keyless,
-		"vsa": "", "attestation-format": "", "vsa-signing-key": "", "vsa-public-key": "", "vsa-upload": "", "vsa-expiration": "", "attestation-output-dir": "",
-	})
 	return c
 }

@@ -6,13 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/open-policy-agent/opa/v1/ast"
 
-	"assay.dev/assay/policy/builtin"
 	"assay.dev/assay/policy/conforma"
 	"assay.dev/assay/verify"
 )
@@ -23,9 +24,12 @@ type judge struct {
 	spec     *conforma.Spec
 	policy   *conforma.Policy
 	snapshot *snapshotSpec
-	key      verify.Key
-	pem      string
+	demand   *demand
 	when     time.Time // zero: the attestation's
+	// only are the components to judge; nil: all of the snapshot, which rules see.
+	only []component
+	// summaries finds what stands in for judging an image; nil: nothing does.
+	summaries *summaries
 
 	skipImageSig, skipAttSig bool
 	info                     bool
@@ -43,7 +47,11 @@ type judged struct {
 	input        []byte
 	when         time.Time
 	evaluation   *conforma.Evaluation
+	taken        *takenSummary // it was not judged: this stands in for it
+	by           []signedBy
 	setAside     []verify.Rejected
+	// unchecked is why something of the image could not be found out.
+	unchecked string
 }
 
 // check is one of the checks that are no rules.
@@ -80,6 +88,9 @@ func (j *judge) component(ctx context.Context, c component) (*judged, error) {
 			return nil, context.Cause(ctx)
 		}
 		out.failed(accessible, "Image URL is not accessible: %v", err)
+		if !absent(err) {
+			out.unchecked = couldNot("reaching the image", err)
+		}
 		return out, nil
 	}
 	if err, ok := j.unexpanded.Load(c.ContainerImage); ok {
@@ -87,6 +98,12 @@ func (j *judge) component(ctx context.Context, c component) (*judged, error) {
 	}
 	ref := given.Context().Digest(desc.Digest.String())
 	out.component.ContainerImage = ref.Name()
+	if j.summaries != nil {
+		if out.taken = j.summaries.stand(ctx, j.runner, ref.Name(), j.when, j.demand.PublicKey); out.taken != nil {
+			out.when = j.when
+			return out, nil
+		}
+	}
 	if more, err := j.evidence(ctx, ref, out); err != nil || !more {
 		return out, err
 	}
@@ -111,15 +128,22 @@ func (j *judge) evidence(ctx context.Context, ref name.Digest, out *judged) (boo
 	var e *evidence
 	if !j.skipImageSig || !j.skipAttSig {
 		var err error
-		if e, err = j.verify.evidence(ctx, ref, j.key, j.pem); err != nil {
-			return false, err
+		if e, err = j.verify.evidence(ctx, ref, j.demand); err != nil {
+			if ctx.Err() != nil {
+				return false, context.Cause(ctx)
+			}
+			e = &evidence{signatureErr: err, attestationErr: err}
+			out.unchecked = couldNot("reading signatures and attestations", err)
 		}
-		out.setAside = e.setAside
+		out.by, out.setAside = e.by, e.setAside
+		if e.unanswered != nil {
+			out.unchecked = couldNot("looking for log entries", e.unanswered)
+		}
 	}
 	var signatures []signature
 	if !j.skipImageSig {
 		if err := e.signatureErr; err != nil {
-			out.failed(imageSignature, "%s", wording("signature", "No image signatures found matching the given public key. Verify the correct public key was provided, and a signature was created. Error: %s", err))
+			out.failed(imageSignature, "%s", j.wording("signature", "No image signatures found matching the given public key. Verify the correct public key was provided, and a signature was created. Error: %s", err))
 		} else {
 			signatures = e.signatures
 			out.passed(imageSignature)
@@ -130,11 +154,12 @@ func (j *judge) evidence(ctx context.Context, ref name.Digest, out *judged) (boo
 		var err error
 		if list, err = j.verify.unverified(ctx, ref); err != nil {
 			out.failed(attestationCheck, "Image attestation check failed: failed to fetch attestations (signature check skipped): %v", err)
+			out.unchecked = couldNot("reading attestations", err)
 			return false, nil
 		}
 	} else {
 		if err := e.attestationErr; err != nil {
-			out.failed(attestationCheck, "%s", wording("attestation", "No image attestations found matching the given public key. Verify the correct public key was provided, and one or more attestations were created. Error: %s", err))
+			out.failed(attestationCheck, "%s", j.wording("attestation", "No image attestations found matching the given public key. Verify the correct public key was provided, and one or more attestations were created. Error: %s", err))
 			return false, nil
 		}
 		list = e.attestations
@@ -169,9 +194,9 @@ func (j *judge) evidence(ctx context.Context, ref name.Digest, out *judged) (boo
 	return true, nil
 }
 
-func wording(what, unmatched string, err error) string {
+func (j *judge) wording(what, unmatched string, err error) string {
 	var u *unmatchedError
-	if errors.As(err, &u) {
+	if !j.demand.keyless() && errors.As(err, &u) {
 		return fmt.Sprintf(unmatched, err)
 	}
 	return fmt.Sprintf("Image %s check failed: %v", what, err)
@@ -193,12 +218,12 @@ type inputAttestation struct {
 }
 
 type inputImage struct {
-	Ref        string          `json:"ref"`
-	Signatures []signature     `json:"signatures,omitempty"`
-	Config     json.RawMessage `json:"config,omitempty"`
-	Parent     *inputImage     `json:"parent,omitempty"`
-	Files      json.RawMessage `json:"files,omitempty"`
-	Source     *source         `json:"source,omitempty"`
+	Ref        string           `json:"ref"`
+	Signatures []signature      `json:"signatures,omitempty"`
+	Config     json.RawMessage  `json:"config,omitempty"`
+	Parent     *inputImage      `json:"parent,omitempty"`
+	Files      json.RawMessage  `json:"files,omitempty"`
+	Source     *componentSource `json:"source,omitempty"`
 }
 
 func (j *judge) rules(ctx context.Context, ref name.Digest, out *judged) error {
@@ -300,27 +325,8 @@ func parentOf(img v1.Image) (name.Digest, error) {
 	return name.NewDigest(base)
 }
 
-// all judges every component. Where one cannot be judged there is no report, as
-// with Conforma; the error names each.
-func (j *judge) all(ctx context.Context) ([]*judged, error) {
-	list := j.snapshot.Components
-	out, errs := make([]*judged, len(list)), make([]error, len(list))
-	j.each(len(list), func(i int) {
-		if ctx.Err() != nil {
-			errs[i] = context.Cause(ctx)
-			return
-		}
-		if out[i], errs[i] = j.component(ctx, list[i]); errs[i] != nil {
-			errs[i] = fmt.Errorf("error validating image %s of component %s: %w", list[i].ContainerImage, list[i].Name, errs[i])
-		}
-	})
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
-// sigstoreOptions are what rules see of how signatures are verified.
-func (j *judge) sigstoreOptions(ignoreRekor bool) builtin.SigstoreOptions {
-	return builtin.SigstoreOptions{IgnoreRekor: ignoreRekor, PublicKey: j.pem, RekorURL: j.spec.RekorURL}
+// absent says that a registry answered, and that there is no such thing.
+func absent(err error) bool {
+	var t *transport.Error
+	return errors.As(err, &t) && t.StatusCode == http.StatusNotFound
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -189,6 +190,11 @@ func (in *inputs) all(ctx context.Context, args []string, add *additions) (*inpu
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
+	return in.report(args, evaluations, add), nil
+}
+
+// report is that of documents that were evaluated.
+func (in *inputs) report(args []string, evaluations []*conforma.Evaluation, add *additions) *inputReport {
 	success, nested := true, false
 	for i, e := range evaluations {
 		add.note(args[i], e)
@@ -205,10 +211,11 @@ func (in *inputs) all(ctx context.Context, args []string, add *additions) (*inpu
 		r.FilePaths = append(r.FilePaths, in.entry(args[i], e))
 	}
 	slices.SortStableFunc(r.FilePaths, func(a, b inputEntry) int { return strings.Compare(b.FilePath, a.FilePath) })
+	add.LogsAsked = in.verify.search.hosts()
 	if !add.empty() {
 		r.Assay = add
 	}
-	return r, nil
+	return r
 }
 
 func (in *inputs) entry(name string, e *conforma.Evaluation) inputEntry {
@@ -230,12 +237,16 @@ func (in *inputs) entry(name string, e *conforma.Evaluation) inputEntry {
 	return out
 }
 
-func (r *inputReport) render(t target) ([]byte, error) {
+func (r *inputReport) render(w io.Writer, t target) error {
 	switch t.format {
 	case "json":
-		return json.Marshal(r)
+		return encode(w, r)
 	case "yaml":
-		return yaml.Marshal(r)
+		b, err := yaml.Marshal(r)
+		if err == nil {
+			_, err = w.Write(b)
+		}
+		return err
 	case "summary":
 		s := struct {
 			FilePaths []summaryOfItem `json:"filepaths"`
@@ -249,20 +260,19 @@ func (r *inputReport) render(t target) ([]byte, error) {
 				TotalViolations: len(f.Violations), TotalWarnings: len(f.Warnings), TotalSuccesses: f.SuccessCount,
 			})
 		}
-		return json.Marshal(s)
+		return encode(w, s)
 	case "text":
-		return []byte(r.text(t.show)), nil
+		return r.text(w, t.show)
 	}
-	return nil, fmt.Errorf("%q is not a valid report format", t.format)
+	return fmt.Errorf("%q is not a valid report format", t.format)
 }
 
-func (r *inputReport) text(s show) string {
-	t := &textReport{success: r.Success, result: "SUCCESS", kind: "Input Files", show: s, colour: r.colour}
+func (r *inputReport) text(w io.Writer, s show) error {
+	t := &textReport{success: r.Success, result: "SUCCESS", kind: "Input Files", show: s, colour: r.colour, count: len(r.FilePaths)}
 	for _, f := range r.FilePaths {
-		t.items = append(t.items, textItem{
-			lines: []string{"FilePath: " + f.FilePath}, label: "FilePath", reference: f.FilePath,
-			violations: f.Violations, warnings: f.Warnings, successes: f.Successes, successful: f.SuccessCount,
-		})
+		t.violations += len(f.Violations)
+		t.warnings += len(f.Warnings)
+		t.successes += f.SuccessCount
 		switch {
 		case len(f.Violations) > 0:
 			t.result = "FAILURE"
@@ -270,5 +280,16 @@ func (r *inputReport) text(s show) string {
 			t.result = "WARNING"
 		}
 	}
-	return t.String()
+	t.items = func(each func(textItem) error) error {
+		for _, f := range r.FilePaths {
+			if err := each(textItem{
+				lines: []string{"FilePath: " + f.FilePath}, label: "FilePath", reference: f.FilePath,
+				violations: f.Violations, warnings: f.Warnings, successes: f.Successes, successful: f.SuccessCount,
+			}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return t.write(w)
 }

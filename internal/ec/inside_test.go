@@ -1,6 +1,7 @@
 package ec
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -44,7 +45,7 @@ func TestText(t *testing.T) {
 		}
 		return conforma.Result{Message: msg, Metadata: m}
 	}
-	c := reportComponent{component: component{Name: "Unnamed", ContainerImage: ref}, successful: 4}
+	c := reportComponent{component: component{Name: "Unnamed", ContainerImage: ref}}
 	const hint = " To exclude this rule add %s to the `exclude` section of the policy configuration."
 	c.Violations = []conforma.Result{
 		result("Fails always (term1)", "main.reject_with_term", "Reject with term rule", "This rule will always fail."+strings.Replace(hint, "%s", `"main.reject_with_term:term1"`, 1), "term1"),
@@ -55,33 +56,62 @@ func TestText(t *testing.T) {
 		attestationCheck.result("Pass"), syntaxCheck.result("Pass"), imageSignature.result("Pass"),
 		result("Pass", "main.acceptor", "Allow rule", "This rule will never fail", nil),
 	}
-	r := &imageReport{Components: []reportComponent{c}, colour: true, created: time.Now()}
-	got := r.text(show{successes: true, warnings: true, docsLink: true})
+	r := keptReport(t, &imageReport{colour: true, created: time.Now()}, &encoded{}, c)
+	var b bytes.Buffer
+	if err := r.text(&b, show{successes: true, warnings: true, docsLink: true}); err != nil {
+		t.Fatal(err)
+	}
+	got := b.String()
 	want := recorded(t, "validate_image.json", "detailed failures output:${TMPDIR}/output.txt")
 	if diff := cmp.Diff(strings.TrimSpace(want), strings.TrimSpace(got)); diff != "" {
 		t.Errorf("(-Conforma +assay):\n%s", diff)
 	}
 }
 
+// keptReport puts components into a report, as if they had been judged; e is what is
+// known of the last one beside what is in the report.
+func keptReport(t *testing.T, r *imageReport, e *encoded, list ...reportComponent) *imageReport {
+	t.Helper()
+	t.Cleanup(func() {
+		if err := r.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	r.Components = json.RawMessage("[]")
+	for i, c := range list {
+		x := &encoded{}
+		if i == len(list)-1 {
+			x = e
+		}
+		successes := x.successes
+		if err := x.fill(&c, wanted{successes: true}); err != nil {
+			t.Fatal(err)
+		}
+		x.successes = max(x.successes, successes)
+		if err := r.keep(i, x); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return r
+}
+
 func TestOtherForms(t *testing.T) {
-	r := &imageReport{
-		Key: "KEY", Version: "v", created: time.Unix(1700000000, 0).UTC(), inputs: [][]byte{[]byte(`{"a":1}`), []byte(`{"b":2}`)},
-		Components: []reportComponent{{
-			component: component{Name: "n", ContainerImage: "r@d"}, successful: 2,
+	r := keptReport(t, &imageReport{Key: "KEY", Version: "v", created: time.Unix(1700000000, 0).UTC()},
+		&encoded{kept: kept{successes: 2}, input: []byte(`{"a":1}`), statements: [][]byte{[]byte(`{"s":1}`), []byte(`{"s":2}`)}},
+		reportComponent{
+			component:  component{Name: "n", ContainerImage: "r@d"},
 			Violations: []conforma.Result{{Message: "no <b>", Metadata: map[string]any{"code": "p.a", "term": "t"}}, {Message: "again", Metadata: map[string]any{"code": "p.a"}}},
 			Warnings:   []conforma.Result{{Message: "hm"}},
 			Successes:  []conforma.Result{{Message: "Pass", Metadata: map[string]any{"code": "p.b"}}},
 			Signatures: []signature{{KeyID: "k", Sig: "s", Metadata: map[string]string{"Issuer": "i"}}},
-			statements: [][]byte{[]byte(`{"s":1}`), []byte(`{"s":2}`)},
-		}},
-	}
+		})
 	for format, want := range map[string]string{
 		"appstudio":        `{"timestamp":"1700000000","namespace":"","successes":2,"failures":2,"warnings":1,"result":"FAILURE"}`,
 		"hacbs":            `{"timestamp":"1700000000","namespace":"","successes":2,"failures":2,"warnings":1,"result":"FAILURE"}`,
 		"summary":          `{"components":[{"name":"n","success":false,"violations":{"p.a":["no \u003cb\u003e","There are 1 more \"p.a\" messages"]},"warnings":{},"successes":{"p.b":["Pass"]},"total_violations":2,"total_warnings":1,"total_successes":2}],"success":false,"key":"KEY"}`,
 		"summary-markdown": "| Field     | Value |Status|\n|-----------|-------|-------|\n| Time | 2023-11-14 22:13:20 |  |\n| Successes | 2 | :x: |\n| Failures | 2 | :x: |\n| Warnings | 1 | :x: |\n| Result |  | :x: |\n",
 		"attestation":      "{\"s\":1}\n{\"s\":2}",
-		"policy-input":     "{\"a\":1}\n{\"b\":2}",
+		"policy-input":     "{\"a\":1}",
 		"junit": `<testsuites tests="4" failures="2" skipped="1"><testsuite name="n (r@d)" tests="4" failures="2" errors="0" id="0" skipped="1" time="" timestamp="2023-11-14T22:13:20Z">` +
 			`<properties><property name="image" value="r@d"></property><property name="key" value="KEY"></property><property name="success" value="false"></property><property name="keyId" value="k"></property><property name="signature" value="s"></property><property name="metadata.Issuer" value="i"></property></properties>` +
 			`<testcase name="p.b: Pass" classname="p.b: Pass"></testcase>` +
@@ -89,10 +119,10 @@ func TestOtherForms(t *testing.T) {
 			`<testcase name="p.a: again" classname="p.a: again"><failure message="again"><![CDATA[again]]></failure></testcase>` +
 			`<testcase name="hm" classname="hm"><skipped message="hm"><![CDATA[hm]]></skipped></testcase></testsuite></testsuites>`,
 	} {
-		got, err := r.render(target{format: format})
-		if err != nil {
+		var got bytes.Buffer
+		if err := r.render(&got, target{format: format}); err != nil {
 			t.Errorf("%s: %v", format, err)
-		} else if diff := cmp.Diff(want, string(got)); diff != "" {
+		} else if diff := cmp.Diff(want, got.String()); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", format, diff)
 		}
 	}

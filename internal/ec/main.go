@@ -16,7 +16,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"assay.dev/assay/internal/pullcache"
-	"assay.dev/assay/policy/conforma"
+	"assay.dev/assay/policy/source"
+	"assay.dev/assay/policy/source/fetch"
 )
 
 // Main runs one command line and returns the exit code: 0, or 1 for whatever
@@ -24,33 +25,55 @@ import (
 func Main(args []string, out, errw io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	root := Root()
+	root, g := newRoot()
 	root.SetArgs(args)
 	root.SetOut(out)
 	root.SetErr(errw)
-	if err := root.ExecuteContext(ctx); err != nil {
+	err := root.ExecuteContext(ctx)
+	code := 0
+	var exit exitError
+	switch {
+	case errors.As(err, &exit):
+		code = int(exit)
+	case err != nil:
 		fmt.Fprintf(errw, "Error: %v\n", err)
-		return 1
+		code = 1
 	}
-	return 0
+	if err := g.stop(); err != nil {
+		fmt.Fprintf(errw, "Error: %v\n", err)
+		code = max(code, 1)
+	}
+	return code
 }
+
+// exitError ends the process with a code and says nothing: what there is to say is
+// in the output.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
 // errCriteria is what a run ends with that judged and found violations.
 var errCriteria = errors.New("success criteria not met")
 
 // Root is the command tree.
 func Root() *cobra.Command {
+	c, _ := newRoot()
+	return c
+}
+
+func newRoot() (*cobra.Command, *globals) {
 	g := &globals{}
 	c := &cobra.Command{
 		Use:   "ec",
 		Short: "Judge images and files by Conforma policies",
 		Long: `Takes the arguments of Conforma's ec, and writes its reports with its exit codes:
-0 for success, 1 for anything else. What ec takes and this does not is refused by
-its name.`,
+0 for success, 1 for anything else.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.ArbitraryArgs,
 		RunE:          onlyCommands,
+
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return g.start(cmd) },
 	}
 	c.CompletionOptions.DisableDefaultCmd = true
 	f := c.PersistentFlags()
@@ -60,23 +83,23 @@ its name.`,
 	f.DurationVar(&g.retry.Wait, "retry-duration", time.Second, "wait before the second try")
 	f.Float64Var(&g.retry.Factor, "retry-factor", 2, "how much longer each wait is than the one before")
 	f.Float64Var(&g.retry.Jitter, "retry-jitter", 0.1, "random part of a wait, as a fraction of it")
-	f.BoolVar(&g.quiet, "quiet", false, "no warnings on standard error")
-	f.Bool("verbose", false, "taken for ec's sake: there is no log to be longer")
-	f.Bool("debug", false, "taken for ec's sake: there is no log to be longer")
-	refuse(c, true, map[string]string{
-		"logfile":    "send standard error to a file",
-		"trace":      "",
-		"kubeconfig": "get what is in the cluster with kubectl, and name the file",
-	})
+	f.BoolVar(&g.quiet, "quiet", false, "log errors only")
+	f.BoolVar(&g.verbose, "verbose", false, "log what is being done")
+	f.BoolVar(&g.debug, "debug", false, "log what is being done, and where in the code")
+	f.StringVar(&g.logfile, "logfile", "", "append the log to this file instead of writing it to standard error")
+	f.StringVar(&g.kubeconfig, "kubeconfig", "", "file that says how to reach the cluster")
+	g.policySources.add(f)
+	f.Var(&g.traces, "trace", "trace: none, all, or some of "+traceKinds+"; perf, cpu and mem write files for Go's tools, opa logs the steps of rules")
+	f.Lookup("trace").NoOptDefVal = "log"
 	validate := &cobra.Command{Use: "validate", Short: "Judge images, files or a policy's configuration", Args: cobra.ArbitraryArgs, RunE: onlyCommands}
 	v := validate.PersistentFlags()
 	v.Bool("show-successes", false, "list the rules that passed")
 	v.Bool("show-warnings", true, "list warnings")
 	v.Bool("show-policy-docs-link", false, "end text reports with violations or warnings with a link to the policy documentation")
-	validate.AddCommand(imageCommand(g), inputCommand(g), policyCommand(), missing("vsa"))
+	validate.AddCommand(imageCommand(g), inputCommand(g), policyCommand(g), vsaValidateCommand(g))
 	c.AddCommand(validate, versionCommand(), opaCommand(g),
-		missing("compare"), missing("fetch"), missing("init"), missing("inspect"), missing("sigstore"), missing("test"), missing("track"))
-	return c
+		compareCommand(g), fetchCommand(g), initCommand(), inspectCommand(g), sigstoreCommand(g), testCommand(g), trackCommand(g))
+	return c, g
 }
 
 func onlyCommands(cmd *cobra.Command, args []string) error {
@@ -84,41 +107,6 @@ func onlyCommands(cmd *cobra.Command, args []string) error {
 		return fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
 	}
 	return cmd.Help()
-}
-
-// missing is a command that ec has and this does not.
-func missing(name string) *cobra.Command {
-	return &cobra.Command{
-		Use: name, Hidden: true, DisableFlagParsing: true,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return fmt.Errorf("%s: this command of Conforma's ec is not here; see docs/compatibility.md", cmd.CommandPath())
-		},
-	}
-}
-
-// refused is a flag that ec has and this does not: setting it is an error.
-type refused struct{ name, remedy string }
-
-func (r refused) String() string { return "" }
-func (r refused) Type() string   { return "string" }
-func (r refused) Set(string) error {
-	msg := "Conforma's ec has this flag, and this command does not"
-	if r.remedy != "" {
-		msg += "; " + r.remedy
-	}
-	return errors.New(msg)
-}
-
-func refuse(c *cobra.Command, persistent bool, flags map[string]string) {
-	set := c.Flags()
-	if persistent {
-		set = c.PersistentFlags()
-	}
-	for name, remedy := range flags {
-		set.Var(refused{name, remedy}, name, "")
-		f := set.Lookup(name)
-		f.Hidden, f.NoOptDefVal = true, "true"
-	}
 }
 
 func (g *globals) check() error {
@@ -131,12 +119,12 @@ func (g *globals) check() error {
 	return nil
 }
 
-func policyCommand() *cobra.Command {
+func policyCommand(g *globals) *cobra.Command {
 	var policy string
 	c := &cobra.Command{
 		Use: "policy", Short: "Check the form of a policy configuration", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if _, err := loadSpec(policy); err != nil {
+			if _, err := g.loadSpec(cmd.Context(), policy); err != nil {
 				return fmt.Errorf("policy configuration does not conform to the EnterpriseContractPolicy spec: %w", err)
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), "Policy configuration conforms to the EnterpriseContractPolicy spec")
@@ -170,26 +158,57 @@ func shows(cmd *cobra.Command) show {
 	return show{get("show-successes"), get("show-warnings"), get("show-policy-docs-link")}
 }
 
-// pairs reads key=value.
-func pairs(list []string) (map[string]string, error) {
+// extraRuleData reads KEY=VALUE. A value that names a file, or what can be fetched
+// from git or over https, stands for what is in it.
+func (r *runner) extraRuleData(ctx context.Context, list []string) (map[string]string, error) {
 	out := map[string]string{}
 	for i, s := range list {
 		k, v, ok := strings.Cut(s, "=")
 		if !ok || k == "" {
 			return nil, fmt.Errorf("incorrect syntax for --extra-rule-data %d", i)
 		}
-		if kind := conforma.Remote(v); (kind == "git" || kind == "http") && !strings.ContainsAny(v, " \n") {
-			return nil, fmt.Errorf("--extra-rule-data %s: what an address (%s) names is not fetched by this command; give the file", k, kind)
+		var err error
+		if out[k], err = r.ruleDataValue(ctx, v); err != nil {
+			return nil, fmt.Errorf("unable to load data from extraRuleData: %s: %w", k, err)
 		}
-		// A value that names a file stands for what is in it.
-		if !strings.HasPrefix(v, "{") && slices.ContainsFunc([]string{".json", ".yaml", ".yml"}, func(e string) bool { return strings.HasSuffix(v, e) }) {
-			if b, err := readFile(v); err == nil {
-				v = string(b)
-			} else if strings.ContainsAny(v, "/") || !errors.Is(err, os.ErrNotExist) {
-				return nil, fmt.Errorf("unable to load data from extraRuleData: %w", err)
-			}
-		}
-		out[k] = v
 	}
 	return out, nil
+}
+
+func (r *runner) ruleDataValue(ctx context.Context, v string) (string, error) {
+	if strings.HasPrefix(v, "{") || strings.ContainsAny(v, " \n") {
+		return v, nil
+	}
+	raw := []byte(nil)
+	if kind, err := source.KindOf(v); err == nil && (kind == source.Git || kind == source.HTTPS) {
+		f, err := r.fetcher()
+		if err != nil {
+			return "", err
+		}
+		c, err := fetch.ReadConfig(ctx, f, "", v)
+		if err != nil {
+			return "", err
+		}
+		raw = c.Raw
+	} else if slices.ContainsFunc([]string{".json", ".yaml", ".yml"}, func(e string) bool { return strings.HasSuffix(v, e) }) {
+		b, err := readFile(v)
+		if errors.Is(err, os.ErrNotExist) && !strings.Contains(v, "/") {
+			return v, nil // a word that looks like a file
+		}
+		if err != nil {
+			return "", err
+		}
+		raw = b
+	} else {
+		return v, nil
+	}
+	if len(raw) == 0 {
+		return "", fmt.Errorf("file %s is empty", v)
+	}
+	return string(raw), nil
+}
+
+// fetcher fetches sources through the run's cache.
+func (r *runner) fetcher() (source.Fetcher, error) {
+	return fetch.New(fetch.Options{Transport: r.cache, Retry: &r.retry})
 }

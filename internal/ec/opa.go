@@ -16,7 +16,7 @@ func opaCommand(g *globals) *cobra.Command {
 				return err
 			}
 		}
-		if err := g.check(); err != nil {
+		if err := g.start(cmd); err != nil {
 			return err
 		}
 		r, err := newRunner(g, cmd.ErrOrStderr(), 1)

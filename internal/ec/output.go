@@ -1,7 +1,7 @@
 package ec
 
 import (
-	"bytes"
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -64,31 +64,56 @@ func targets(list []string, fallback string, defaults show, accepted ...string) 
 }
 
 // writeAll writes a report to each target. All are tried.
-func writeAll(list []target, stdout io.Writer, render func(target) ([]byte, error)) error {
+func writeAll(list []target, stdout io.Writer, render func(io.Writer, target) error) error {
 	var errs []error
 	for _, t := range list {
-		b, err := render(t)
-		if err != nil {
-			errs = append(errs, err)
+		if t.path == "" {
+			errs = append(errs, writeOne(stdout, t, render))
 			continue
 		}
-		if !bytes.HasSuffix(b, []byte("\n")) {
-			b = append(b, '\n')
+		f, err := os.OpenFile(t.path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("writing the %s report: %w", t.format, err))
+			continue
 		}
-		if t.path == "" {
-			_, err = stdout.Write(b)
-		} else {
-			err = os.WriteFile(t.path, b, 0o644)
-		}
-		errs = append(errs, err)
+		errs = append(errs, errors.Join(writeOne(f, t, render), f.Close()))
 	}
 	return errors.Join(errs...)
+}
+
+// writeOne writes a report that ends with a line break.
+func writeOne(to io.Writer, t target, render func(io.Writer, target) error) error {
+	b := bufio.NewWriterSize(to, 64<<10)
+	w := &lastByte{Writer: b}
+	if err := render(w, t); err != nil {
+		return fmt.Errorf("writing the %s report: %w", t.format, err)
+	}
+	if w.last != '\n' {
+		_ = b.WriteByte('\n') // Flush has its error
+	}
+	if err := b.Flush(); err != nil {
+		return fmt.Errorf("writing the %s report: %w", t.format, err)
+	}
+	return nil
+}
+
+// lastByte knows what was written last.
+type lastByte struct {
+	io.Writer
+	last byte
+}
+
+func (w *lastByte) Write(b []byte) (int, error) {
+	if len(b) > 0 {
+		w.last = b[len(b)-1]
+	}
+	return w.Writer.Write(b)
 }
 
 // colour says whether text output has colours.
 func colour(never, always bool, out io.Writer) bool {
 	set := func(names ...string) bool {
-		return slices.ContainsFunc(names, func(n string) bool { _, ok := os.LookupEnv(n); return ok })
+		return slices.ContainsFunc(names, func(n string) bool { return os.Getenv(n) != "" })
 	}
 	switch {
 	case never || set("EC_NO_COLOR", "EC_NO_COLOUR", "NO_COLOR", "NO_COLOUR"):

@@ -2,14 +2,15 @@ package ec
 
 import (
 	"bytes"
+	"cmp"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
+	"sync"
 	"time"
-
-	"sigs.k8s.io/yaml"
 
 	"assay.dev/assay/policy/builtin"
 	"assay.dev/assay/policy/conforma"
@@ -17,22 +18,50 @@ import (
 )
 
 // imageFormats are those that reports of images are written in.
-var imageFormats = []string{"json", "yaml", "text", "appstudio", "hacbs", "summary", "summary-markdown", "junit", "attestation", "policy-input"}
+var imageFormats = []string{"json", "yaml", "text", "appstudio", "hacbs", "summary", "summary-markdown", "junit", "attestation", "policy-input", "vsa"}
 
 // imageReport is the report of `validate image`.
 type imageReport struct {
-	Success       bool              `json:"success"`
-	Snapshot      string            `json:"snapshot,omitempty"`
-	Components    []reportComponent `json:"components"`
-	Key           string            `json:"key"`
-	Policy        *conforma.Spec    `json:"policy"`
-	Version       string            `json:"ec-version"`
-	EffectiveTime time.Time         `json:"effective-time"`
-	Assay         *additions        `json:"assay,omitempty"`
+	Success       bool            `json:"success"`
+	Snapshot      string          `json:"snapshot,omitempty"`
+	Components    json.RawMessage `json:"components"` // stands for those in kept
+	Key           string          `json:"key"`
+	Policy        *conforma.Spec  `json:"policy"`
+	Version       string          `json:"ec-version"`
+	EffectiveTime time.Time       `json:"effective-time"`
+	Assay         *additions      `json:"assay,omitempty"`
 
 	created time.Time
-	inputs  [][]byte
 	colour  bool
+	kept    []kept // as the report lists them
+	spool   spool
+}
+
+// kept is a component whose results lie encoded in the spool.
+type kept struct {
+	component
+	order      int  // of the snapshot
+	entry      span // a reportComponent
+	nested     span // the results of packages of several segments, if there are any
+	statements []span
+	input      span
+
+	success                         bool
+	violations, warnings, successes int // all there are
+	listed                          int // successes that the entry has
+}
+
+// wanted is what a report keeps for its forms.
+type wanted struct{ successes, statements, inputs bool }
+
+func wantedBy(sh show, to []target) wanted {
+	w := wanted{successes: sh.successes}
+	for _, t := range to {
+		w.successes = w.successes || t.show.successes
+		w.statements = w.statements || t.format == "attestation"
+		w.inputs = w.inputs || t.format == "policy-input"
+	}
+	return w
 }
 
 type reportComponent struct {
@@ -43,9 +72,6 @@ type reportComponent struct {
 	Success      bool                `json:"success"`
 	Signatures   []signature         `json:"signatures,omitempty"`
 	Attestations []reportAttestation `json:"attestations,omitempty"`
-
-	successful int
-	statements [][]byte
 }
 
 type reportAttestation struct {
@@ -67,6 +93,16 @@ type additions struct {
 	// ForeignRegistries are registries that rules named and that hold none of the
 	// images.
 	ForeignRegistries []string `json:"foreignRegistries,omitempty"`
+	// Signer is who had to have signed, and SignedBy who did what counted, by image.
+	Signer   *signerOf             `json:"signer,omitempty"`
+	SignedBy map[string][]signedBy `json:"signedBy,omitempty"`
+	// CouldNotCheck is what could not be found out and why, by image: a registry or a
+	// log that did not answer, not an image that is bad.
+	CouldNotCheck map[string]string `json:"couldNotCheck,omitempty"`
+	// LogsAsked are the transparency logs that were searched for entries.
+	LogsAsked []string `json:"logsAsked,omitempty"`
+	// Summaries are verification summaries that stood in for judging an image.
+	Summaries map[string]*takenSummary `json:"acceptedSummaries,omitempty"`
 	// SetAside is evidence that did not verify, by image.
 	SetAside map[string][]verify.Rejected `json:"setAside,omitempty"`
 	// NestedPackages are packages of several segments that are included and that
@@ -76,7 +112,7 @@ type additions struct {
 }
 
 func (a *additions) empty() bool {
-	return len(a.SkippedChecks) == 0 && !a.PastEffectiveTime && len(a.BuiltinFailures) == 0 && len(a.ForeignRegistries) == 0 && len(a.SetAside) == 0 && len(a.NestedPackages) == 0
+	return len(a.SkippedChecks) == 0 && !a.PastEffectiveTime && len(a.BuiltinFailures) == 0 && len(a.ForeignRegistries) == 0 && len(a.SetAside) == 0 && len(a.Summaries) == 0 && a.Signer == nil && len(a.CouldNotCheck) == 0 && len(a.LogsAsked) == 0 && len(a.NestedPackages) == 0
 }
 
 // note adds what an evaluation of about tells.
@@ -106,42 +142,67 @@ func failing(outcomes []conforma.Outcome) bool {
 	return slices.ContainsFunc(outcomes, func(o conforma.Outcome) bool { return len(o.Failures) > 0 })
 }
 
-// report makes the report. Packages of several segments come in where nothing
-// else fails and they do.
-func (j *judge) report(list []*judged, add *additions, showSuccesses bool) *imageReport {
+// report judges all components and makes the report. What is known of a component
+// is encoded at once, so that reports of many take no more memory than those of few.
+// Packages of several segments come in where nothing else fails and they do. Where
+// one component cannot be judged there is no report, as with Conforma; the error
+// names each. The caller closes the report.
+func (j *judge) report(ctx context.Context, add *additions, want wanted) (*imageReport, error) {
 	r := &imageReport{
-		Success: true, Key: j.pem, Policy: j.spec.Pinned(), Version: Version(), EffectiveTime: j.when,
-		Components: []reportComponent{}, created: time.Now().UTC(), colour: false,
+		Key: j.demand.PublicKey, Policy: j.spec, Version: Version(), EffectiveTime: j.when,
+		Components: json.RawMessage("[]"), created: time.Now().UTC(),
 	}
-	success := !slices.ContainsFunc(list, func(o *judged) bool { return len(o.violations) > 0 })
+	list := j.snapshot.Components
+	if j.only != nil {
+		list = j.only
+	}
+	errs := make([]error, len(list))
 	home := map[string]bool{}
-	for _, o := range list {
-		add.note(o.component.ContainerImage, o.evaluation)
+	nested := false
+	var mu sync.Mutex // guards r, add, home and nested
+	j.each(len(list), func(i int) {
+		if ctx.Err() != nil {
+			errs[i] = context.Cause(ctx)
+			return
+		}
+		o, err := j.component(ctx, list[i])
+		if err != nil {
+			errs[i] = fmt.Errorf("error validating image %s of component %s: %w", list[i].ContainerImage, list[i].Name, err)
+			return
+		}
+		j.debugf("judged %s of component %s: %d violations", o.component.ContainerImage, o.component.Name, len(o.violations))
+		p, err := j.encode(o, want)
+		if err != nil {
+			errs[i] = err
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
 		host, _, _ := strings.Cut(o.component.ContainerImage, "/")
 		home[host] = true
-		if len(o.setAside) > 0 {
-			if add.SetAside == nil {
-				add.SetAside = map[string][]verify.Rejected{}
-			}
-			add.SetAside[o.component.ContainerImage] = o.setAside
-		}
-		if success && o.evaluation != nil && failing(o.evaluation.Nested) {
-			add.NestedViolations = true
-		}
-	}
-	add.ForeignRegistries = slices.DeleteFunc(add.ForeignRegistries, func(h string) bool { return home[h] })
-	slices.Sort(add.ForeignRegistries)
-	slices.SortStableFunc(list, func(a, b *judged) int { return strings.Compare(b.component.ContainerImage, a.component.ContainerImage) })
-	for _, o := range list {
-		if add.NestedViolations && o.evaluation != nil {
-			o.take(o.evaluation.Nested)
-		}
-		r.Components = append(r.Components, o.entry(j.info, showSuccesses))
-		r.Success = r.Success && len(o.violations) == 0
-		r.inputs = append(r.inputs, o.input)
+		add.tell(o)
+		nested = nested || o.evaluation != nil && failing(o.evaluation.Nested)
 		if r.EffectiveTime.IsZero() || j.when.IsZero() && o.when.After(r.EffectiveTime) {
 			r.EffectiveTime = o.when
 		}
+		errs[i] = r.keep(i, p)
+	})
+	if err := errors.Join(errs...); err != nil {
+		return nil, errors.Join(err, r.close())
+	}
+	slices.SortFunc(r.kept, func(a, b kept) int {
+		return cmp.Or(strings.Compare(b.ContainerImage, a.ContainerImage), cmp.Compare(a.order, b.order))
+	})
+	add.Signer, add.LogsAsked = j.demand.signer(), j.verify.search.hosts()
+	add.ForeignRegistries = slices.DeleteFunc(add.ForeignRegistries, func(h string) bool { return home[h] })
+	slices.Sort(add.ForeignRegistries)
+	slices.Sort(add.NestedPackages)
+	r.Success = !slices.ContainsFunc(r.kept, func(k kept) bool { return !k.success })
+	if add.NestedViolations = r.Success && nested; add.NestedViolations {
+		if err := r.unfold(j.info, want); err != nil {
+			return nil, errors.Join(err, r.close())
+		}
+		r.Success = false
 	}
 	if r.EffectiveTime.IsZero() {
 		r.EffectiveTime = r.created
@@ -149,173 +210,187 @@ func (j *judge) report(list []*judged, add *additions, showSuccesses bool) *imag
 	if !add.empty() {
 		r.Assay = add
 	}
-	return r
+	return r, nil
 }
 
-func (j *judged) entry(info, showSuccesses bool) reportComponent {
-	for _, l := range [][]conforma.Result{j.violations, j.warnings, j.successes} {
+// tell adds what a component tells.
+func (a *additions) tell(o *judged) {
+	image := o.component.ContainerImage
+	a.note(image, o.evaluation)
+	if o.taken != nil {
+		if a.Summaries == nil {
+			a.Summaries = map[string]*takenSummary{}
+		}
+		a.Summaries[image] = o.taken
+	}
+	if o.unchecked != "" {
+		if a.CouldNotCheck == nil {
+			a.CouldNotCheck = map[string]string{}
+		}
+		a.CouldNotCheck[image] = o.unchecked
+	}
+	if len(o.by) > 0 {
+		if a.SignedBy == nil {
+			a.SignedBy = map[string][]signedBy{}
+		}
+		a.SignedBy[image] = o.by
+	}
+	if len(o.setAside) > 0 {
+		if a.SetAside == nil {
+			a.SetAside = map[string][]verify.Rejected{}
+		}
+		a.SetAside[image] = o.setAside
+	}
+}
+
+// encoded is what becomes of a judged component before it is kept.
+type encoded struct {
+	kept
+	entry, nested, input []byte
+	statements           [][]byte
+}
+
+func (j *judge) encode(o *judged, want wanted) (*encoded, error) {
+	out := &encoded{}
+	c := o.entry(j.info)
+	if err := out.fill(c, want); err != nil {
+		return nil, err
+	}
+	if o.evaluation != nil && len(o.evaluation.Nested) > 0 {
+		more := &judged{}
+		more.take(o.evaluation.Nested)
+		// With the successes: whether they are listed is decided when they come in.
+		e := more.entry(j.info)
+		if c.Successes != nil {
+			e.Successes = append(e.Successes, c.Successes...)
+		}
+		var err error
+		if out.nested, err = json.Marshal(e); err != nil {
+			return nil, fmt.Errorf("encoding the results of %s: %w", c.ContainerImage, err)
+		}
+	}
+	if want.statements {
+		for _, a := range o.attestations {
+			out.statements = append(out.statements, a.statement)
+		}
+	}
+	if want.inputs {
+		out.input = o.input
+	}
+	return out, nil
+}
+
+// fill encodes a component, without successes that nobody wants to see.
+func (e *encoded) fill(c *reportComponent, want wanted) error {
+	e.component, e.success = c.component, c.Success
+	e.violations, e.warnings, e.successes = len(c.Violations), len(c.Warnings), len(c.Successes)
+	shown := *c
+	if !want.successes {
+		shown.Successes = nil
+	}
+	e.listed = len(shown.Successes)
+	var err error
+	if e.entry, err = json.Marshal(&shown); err != nil {
+		return fmt.Errorf("encoding the results of %s: %w", c.ContainerImage, err)
+	}
+	return nil
+}
+
+func (r *imageReport) keep(order int, e *encoded) error {
+	k := e.kept
+	k.order = order
+	var errs [3]error
+	k.entry, errs[0] = r.spool.put(e.entry)
+	k.nested, errs[1] = r.spool.put(e.nested)
+	k.input, errs[2] = r.spool.put(e.input)
+	for _, s := range e.statements {
+		p, err := r.spool.put(s)
+		if err != nil {
+			return err
+		}
+		k.statements = append(k.statements, p)
+	}
+	r.kept = append(r.kept, k)
+	return errors.Join(errs[:]...)
+}
+
+// unfold adds the results of packages of several segments to those of all others.
+func (r *imageReport) unfold(info bool, want wanted) error {
+	for i := range r.kept {
+		k := &r.kept[i]
+		if k.nested.n == 0 {
+			continue
+		}
+		var c, more reportComponent
+		if err := errors.Join(r.decode(k.entry, &c), r.decode(k.nested, &more)); err != nil {
+			return err
+		}
+		c.Violations, c.Warnings = append(c.Violations, more.Violations...), append(c.Warnings, more.Warnings...)
+		c.Successes, c.Success = more.Successes, len(c.Violations) == 0
+		sorted(info, c.Violations, c.Warnings, c.Successes)
+		e := &encoded{}
+		if err := e.fill(&c, want); err != nil {
+			return err
+		}
+		var err error
+		if k.entry, err = r.spool.put(e.entry); err != nil {
+			return err
+		}
+		k.success, k.violations, k.warnings, k.successes, k.listed = e.success, e.violations, e.warnings, e.successes, e.listed
+	}
+	return nil
+}
+
+// decode reads a piece, with numbers as they are written.
+func (r *imageReport) decode(p span, to any) error {
+	b, err := r.spool.get(p)
+	if err != nil {
+		return err
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	if err := d.Decode(to); err != nil {
+		return fmt.Errorf("reading kept results: %w", err)
+	}
+	return nil
+}
+
+// components gives one component after the other as the report lists them.
+func (r *imageReport) components(f func(kept, *reportComponent) error) error {
+	for _, k := range r.kept {
+		c := new(reportComponent)
+		if err := r.decode(k.entry, c); err != nil {
+			return err
+		}
+		if err := f(k, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// close gives back what the report kept. It cannot be written after.
+func (r *imageReport) close() error { return r.spool.close() }
+
+func sorted(info bool, lists ...[]conforma.Result) {
+	for _, l := range lists {
 		conforma.Sort(l)
 		if !info {
 			conforma.Condense(l)
 		}
 	}
-	c := reportComponent{
-		component: j.component, Violations: j.violations, Warnings: j.warnings, Success: len(j.violations) == 0,
-		Signatures: j.signatures, successful: len(j.successes),
-	}
-	if showSuccesses {
-		c.Successes = j.successes
+}
+
+func (j *judged) entry(info bool) *reportComponent {
+	sorted(info, j.violations, j.warnings, j.successes)
+	c := &reportComponent{
+		component: j.component, Violations: j.violations, Warnings: j.warnings, Successes: j.successes,
+		Success: len(j.violations) == 0, Signatures: j.signatures,
 	}
 	for i, a := range j.attestations {
 		c.Attestations = append(c.Attestations, reportAttestation{
 			Type: statementV01, PredicateType: j.parsed[i].predicateType, PredicateBuildType: j.parsed[i].buildType, Signatures: a.signatures,
 		})
-		c.statements = append(c.statements, a.statement)
 	}
 	return c
-}
-
-// render writes the report in a target's form.
-func (r *imageReport) render(t target) ([]byte, error) {
-	switch t.format {
-	case "json":
-		return json.Marshal(r)
-	case "yaml":
-		return yaml.Marshal(r)
-	case "text":
-		return []byte(r.text(t.show)), nil
-	case "appstudio", "hacbs":
-		return json.Marshal(r.appstudio())
-	case "summary":
-		return json.Marshal(r.summary())
-	case "summary-markdown":
-		return []byte(r.markdown()), nil
-	case "junit":
-		return r.junit()
-	case "attestation":
-		var all [][]byte
-		for _, c := range r.Components {
-			all = append(all, c.statements...)
-		}
-		return bytes.Join(all, []byte("\n")), nil
-	case "policy-input":
-		return bytes.Join(r.inputs, []byte("\n")), nil
-	}
-	return nil, fmt.Errorf("%q is not a valid report format", t.format)
-}
-
-func (r *imageReport) text(s show) string {
-	t := &textReport{success: r.Success, result: r.appstudio().Result, kind: "Components", show: s, colour: r.colour}
-	for _, c := range r.Components {
-		t.items = append(t.items, textItem{
-			lines: []string{"Component: " + c.Name, "ImageRef: " + c.ContainerImage}, label: "ImageRef", reference: c.ContainerImage,
-			violations: c.Violations, warnings: c.Warnings, successes: c.Successes, successful: c.successful,
-		})
-	}
-	return t.String()
-}
-
-// testOutput is the result TEST_OUTPUT of a Tekton task.
-type testOutput struct {
-	Timestamp string `json:"timestamp"`
-	Namespace string `json:"namespace"`
-	Successes int    `json:"successes"`
-	Failures  int    `json:"failures"`
-	Warnings  int    `json:"warnings"`
-	Result    string `json:"result"`
-	Note      string `json:"note,omitempty"`
-}
-
-func (r *imageReport) appstudio() testOutput {
-	o := testOutput{Timestamp: strconv.FormatInt(r.created.Unix(), 10)}
-	failed := false
-	for _, c := range r.Components {
-		o.Failures += len(c.Violations)
-		o.Warnings += len(c.Warnings)
-		o.Successes += c.successful
-		failed = failed || !c.Success
-	}
-	switch {
-	case o.Failures > 0 || failed:
-		o.Result = "FAILURE"
-	case o.Warnings > 0:
-		o.Result = "WARNING"
-	case o.Successes == 0:
-		o.Result = "SKIPPED"
-	default:
-		o.Result = "SUCCESS"
-	}
-	return o
-}
-
-// summary is a report with one message for each code.
-type summary struct {
-	Snapshot   string          `json:"snapshot,omitempty"`
-	Components []summaryOfItem `json:"components"`
-	// Success is always false, as Conforma has it.
-	Success bool   `json:"success"`
-	Key     string `json:"key"`
-}
-
-type summaryOfItem struct {
-	Name            string              `json:"name"`
-	Success         bool                `json:"success"`
-	Violations      map[string][]string `json:"violations"`
-	Warnings        map[string][]string `json:"warnings"`
-	Successes       map[string][]string `json:"successes"`
-	TotalViolations int                 `json:"total_violations"`
-	TotalWarnings   int                 `json:"total_warnings"`
-	TotalSuccesses  int                 `json:"total_successes"`
-}
-
-func (r *imageReport) summary() summary {
-	s := summary{Snapshot: r.Snapshot, Key: r.Key}
-	for _, c := range r.Components {
-		s.Components = append(s.Components, summaryOfItem{
-			Name: c.Name, Success: c.Success,
-			Violations: firstMessages(c.Violations), Warnings: firstMessages(c.Warnings), Successes: firstMessages(c.Successes),
-			TotalViolations: len(c.Violations), TotalWarnings: len(c.Warnings), TotalSuccesses: c.successful,
-		})
-	}
-	return s
-}
-
-// firstMessages are the first message of each code, and how many more there are.
-func firstMessages(list []conforma.Result) map[string][]string {
-	out, count := map[string][]string{}, map[string]int{}
-	for _, r := range list {
-		v, ok := r.Metadata["code"]
-		if !ok {
-			continue
-		}
-		code := fmt.Sprint(v)
-		if count[code]++; count[code] == 1 {
-			out[code] = []string{r.Message}
-		}
-	}
-	for code := range out {
-		if n := count[code] - 1; n > 0 {
-			out[code] = append(out[code], fmt.Sprintf("There are %d more %q messages", n, code))
-		}
-	}
-	return out
-}
-
-func (r *imageReport) markdown() string {
-	o := r.appstudio()
-	icon := func(ok bool) string {
-		if ok {
-			return ":white_check_mark:"
-		}
-		return ":x:"
-	}
-	var b strings.Builder
-	b.WriteString("| Field     | Value |Status|\n|-----------|-------|-------|\n")
-	row := func(field string, value any, icon string) { fmt.Fprintf(&b, "| %s | %v | %s |\n", field, value, icon) }
-	row("Time", r.created.Format(time.DateTime), "")
-	row("Successes", o.Successes, icon(o.Successes >= 1 && o.Failures == 0))
-	row("Failures", o.Failures, icon(o.Failures == 0))
-	row("Warnings", o.Warnings, icon(o.Warnings == 0))
-	row("Result", "", icon(r.Success))
-	return b.String()
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -16,25 +15,33 @@ import (
 
 	"assay.dev/assay/internal/pullcache"
 	"assay.dev/assay/policy/builtin"
-	"assay.dev/assay/policy/conforma"
+	"assay.dev/assay/policy/source"
 )
 
 // maxFile bounds the files that arguments name.
 const maxFile = 256 << 20
 
-func readFile(path string) ([]byte, error) { return conforma.ReadFile(path, maxFile) }
+func readFile(path string) ([]byte, error) { return source.ReadFile(path, maxFile) }
 
 // globals are the flags of all commands.
 type globals struct {
-	timeout time.Duration
-	retry   pullcache.Retry
-	quiet   bool
+	timeout        time.Duration
+	retry          pullcache.Retry
+	quiet, verbose bool
+	debug          bool
+	logfile        string
+	kubeconfig     string
+	policySources  sourceFlags
+	traces         traces
+
+	log  logger
+	errw io.Writer
+	ends []func() error // of stop
 }
 
 // runner is one run of a command that judges.
 type runner struct {
 	*globals
-	err     io.Writer
 	workers int
 
 	cache    *pullcache.Cache
@@ -43,12 +50,14 @@ type runner struct {
 	builtins *builtin.Set
 
 	unexpanded sync.Map // containerImage → error
-	warnings   sync.Mutex
 }
 
 // newRunner makes what a run shares.
 func newRunner(g *globals, errw io.Writer, workers int) (*runner, error) {
-	r := &runner{globals: g, err: errw, workers: workers}
+	if g.log.to == nil {
+		g.log.to, g.log.level = errw, levelWarning
+	}
+	r := &runner{globals: g, workers: workers}
 	base := http.DefaultTransport.(*http.Transport).Clone()
 	base.MaxIdleConnsPerHost = 16
 	base.ResponseHeaderTimeout = time.Minute
@@ -62,7 +71,7 @@ func newRunner(g *globals, errw io.Writer, workers int) (*runner, error) {
 	); err != nil {
 		return nil, err
 	}
-	r.verify = &verifier{transport: r.cache, keychain: keychain}
+	r.verify = g.newVerifier(r.cache, base, keychain)
 	if r.builtins, err = builtin.New(builtin.Options{Transport: r.cache, Keychain: keychain, Verify: r.verify}); err != nil {
 		return nil, err
 	}
@@ -70,43 +79,7 @@ func newRunner(g *globals, errw io.Writer, workers int) (*runner, error) {
 }
 
 // warn tells about something that does not end the run.
-func (r *runner) warn(format string, args ...any) {
-	if r.quiet {
-		return
-	}
-	r.warnings.Lock()
-	defer r.warnings.Unlock()
-	fmt.Fprintf(r.err, "level=warning msg=%q\n", fmt.Sprintf(format, args...))
-}
-
-// keyScheme is the scheme of an address, if value is one.
-func keyScheme(value string) (string, bool) {
-	scheme, _, ok := strings.Cut(value, "://")
-	return scheme, ok
-}
-
-// loadSpec reads a policy configuration as the argument of --policy gives it.
-func loadSpec(arg string) (*conforma.Spec, error) {
-	raw := []byte(arg)
-	switch {
-	case arg == "":
-		return &conforma.Spec{}, nil
-	case strings.HasPrefix(arg, "{"):
-	case conforma.Remote(arg) != "" && !strings.Contains(arg, "\n"):
-		return nil, fmt.Errorf("--policy %s: policies are not fetched (%s) by this command; download it and name the file", arg, conforma.Remote(arg))
-	case slices.ContainsFunc([]string{".json", ".yaml", ".yml"}, func(s string) bool { return strings.HasSuffix(arg, s) }) && !strings.Contains(arg, "\n"):
-		var err error
-		if raw, err = readFile(arg); err != nil {
-			return nil, err
-		}
-		if len(raw) == 0 {
-			return nil, fmt.Errorf("file %s is empty", arg)
-		}
-	case !strings.Contains(arg, ":"):
-		return nil, fmt.Errorf("--policy %s: policies of a cluster are not read by this command; get it (kubectl get enterprisecontractpolicy -o yaml) and name the file", arg)
-	}
-	return conforma.ParseSpec(raw)
-}
+func (g *globals) warn(format string, args ...any) { g.log.printf(levelWarning, format, args...) }
 
 // clockSkew is how far in the past an effective time may be without saying so.
 const clockSkew = 2 * time.Second

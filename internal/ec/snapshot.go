@@ -11,6 +11,8 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"sigs.k8s.io/yaml"
+
+	"assay.dev/assay/internal/kubeobject"
 )
 
 // snapshotSpec is a Snapshot's spec, as rules see it.
@@ -28,12 +30,12 @@ type artifacts struct {
 
 // component is one image of a snapshot.
 type component struct {
-	Name           string `json:"name"`
-	ContainerImage string `json:"containerImage"`
-	Source         source `json:"source"`
+	Name           string          `json:"name"`
+	ContainerImage string          `json:"containerImage"`
+	Source         componentSource `json:"source"`
 }
 
-type source struct {
+type componentSource struct {
 	Git *gitSource `json:"git,omitempty"`
 }
 
@@ -46,6 +48,9 @@ type gitSource struct {
 }
 
 const unnamed = "Unnamed"
+
+// snapshots is the resource of which a cluster has Snapshots.
+const snapshots = "snapshots.appstudio.redhat.com"
 
 // maxMembers bounds the images of an index, and maxComponents those of a
 // snapshot with them.
@@ -95,7 +100,7 @@ func (s *snapshotSpec) merge(more *snapshotSpec) {
 type snapshotFlags struct{ image, images, file, json, snapshot string }
 
 // read gathers what the flags name.
-func (f snapshotFlags) read() (*snapshotSpec, error) {
+func (f snapshotFlags) read(ctx context.Context, kubeconfig string) (*snapshotSpec, error) {
 	s := &snapshotSpec{}
 	given := false
 	add := func(raw []byte) error {
@@ -135,10 +140,14 @@ func (f snapshotFlags) read() (*snapshotSpec, error) {
 		given = true
 	}
 	if f.snapshot != "" {
+		raw := []byte(f.snapshot)
 		if !strings.HasPrefix(strings.TrimSpace(f.snapshot), "{") {
-			return nil, fmt.Errorf("--snapshot %s: Snapshots of a cluster are not read by this command; get it (kubectl get snapshot -o yaml) and use --images", f.snapshot)
+			var err error
+			if raw, err = kubeobject.Get(ctx, kubeconfig, snapshots, f.snapshot); err != nil {
+				return nil, fmt.Errorf("reading --snapshot %s: %w", f.snapshot, err)
+			}
 		}
-		if err := add([]byte(f.snapshot)); err != nil {
+		if err := add(raw); err != nil {
 			return nil, err
 		}
 	}

@@ -1,7 +1,9 @@
 package ec
 
 import (
+	"bufio"
 	"fmt"
+	"io"
 	"strings"
 	"unicode"
 
@@ -24,103 +26,118 @@ type textReport struct {
 	success bool
 	result  string
 	kind    string // heads the list of several items
-	items   []textItem
 	show    show
 	colour  bool
+
+	// count is how many items there are, and the next how many results of a kind in all.
+	count                           int
+	violations, warnings, successes int
+	// items gives each item, in order, as often as it is asked.
+	items func(func(textItem) error) error
 }
 
 const textWidth = 130
 
-func (t *textReport) String() string {
-	var b strings.Builder
-	violations, warnings, successes := 0, 0, 0
-	for _, i := range t.items {
-		violations += len(i.violations)
-		warnings += len(i.warnings)
-		successes += i.successful
+// write writes the report. Items are asked for once for each kind of result.
+func (t *textReport) write(w io.Writer) error {
+	b := bufio.NewWriter(w)
+	fmt.Fprintf(b, "Success: %t\nResult: %s\nViolations: %d, Warnings: %d, Successes: %d\n", t.success, t.result, t.violations, t.warnings, t.successes)
+	if t.count > 1 {
+		fmt.Fprintf(b, "%s:\n", t.kind)
 	}
-	fmt.Fprintf(&b, "Success: %t\nResult: %s\nViolations: %d, Warnings: %d, Successes: %d\n", t.success, t.result, violations, warnings, successes)
-	if len(t.items) > 1 {
-		fmt.Fprintf(&b, "%s:\n", t.kind)
-		for _, i := range t.items {
-			for n, l := range i.lines {
-				if n == 0 {
-					fmt.Fprintf(&b, "- %s\n", strings.Replace(l, "Component:", "Name:", 1))
-				} else {
-					fmt.Fprintf(&b, "  %s\n", l)
-				}
-			}
-			fmt.Fprintf(&b, "  Violations: %d, Warnings: %d, Successes: %d\n\n", len(i.violations), len(i.warnings), i.successful)
-		}
-	} else {
-		for _, i := range t.items {
-			for _, l := range i.lines {
-				b.WriteString(strings.Replace(l, "FilePath:", "Input File:", 1) + "\n")
-			}
-			b.WriteString("\n")
-		}
+	if err := t.items(func(i textItem) error {
+		t.heading(b, i)
+		return nil
+	}); err != nil {
+		return err
 	}
-	showWarnings, showSuccesses := warnings > 0 && t.show.warnings, successes > 0 && t.show.successes
-	if violations > 0 || showWarnings || showSuccesses {
+	showWarnings, showSuccesses := t.warnings > 0 && t.show.warnings, t.successes > 0 && t.show.successes
+	if t.violations > 0 || showWarnings || showSuccesses {
 		b.WriteString("Results:\n")
 	}
-	if violations > 0 {
-		t.results(&b, "Violation", "✕", "31", func(i textItem) []conforma.Result { return i.violations })
+	for _, k := range []struct {
+		show              bool
+		kind, mark, color string
+		of                func(textItem) []conforma.Result
+	}{
+		{t.violations > 0, "Violation", "✕", "31", func(i textItem) []conforma.Result { return i.violations }},
+		{showWarnings, "Warning", "›", "33", func(i textItem) []conforma.Result { return i.warnings }},
+		{showSuccesses, "Success", "✓", "32", func(i textItem) []conforma.Result { return i.successes }},
+	} {
+		if !k.show {
+			continue
+		}
+		if err := t.items(func(i textItem) error {
+			t.results(b, k.kind, k.mark, k.color, i, k.of(i))
+			return nil
+		}); err != nil {
+			return err
+		}
 	}
-	if showWarnings {
-		t.results(&b, "Warning", "›", "33", func(i textItem) []conforma.Result { return i.warnings })
-	}
-	if showSuccesses {
-		t.results(&b, "Success", "✓", "32", func(i textItem) []conforma.Result { return i.successes })
-	}
-	if t.show.docsLink && (violations > 0 || showWarnings) {
+	if t.show.docsLink && (t.violations > 0 || showWarnings) {
 		b.WriteString("For more information about policy issues, see the policy documentation: https://conforma.dev/docs/policy/\n")
 	}
-	return b.String()
+	return b.Flush()
 }
 
-func (t *textReport) results(b *strings.Builder, kind, mark, code string, of func(textItem) []conforma.Result) {
+func (t *textReport) heading(b *bufio.Writer, i textItem) {
+	if t.count == 1 {
+		for _, l := range i.lines {
+			b.WriteString(strings.Replace(l, "FilePath:", "Input File:", 1) + "\n")
+		}
+		b.WriteString("\n")
+		return
+	}
+	for n, l := range i.lines {
+		if n == 0 {
+			fmt.Fprintf(b, "- %s\n", strings.Replace(l, "Component:", "Name:", 1))
+		} else {
+			fmt.Fprintf(b, "  %s\n", l)
+		}
+	}
+	fmt.Fprintf(b, "  Violations: %d, Warnings: %d, Successes: %d\n\n", len(i.violations), len(i.warnings), i.successful)
+}
+
+func (t *textReport) results(b *bufio.Writer, kind, mark, code string, item textItem, list []conforma.Result) {
 	paint := func(s string) string {
 		if !t.colour {
 			return s
 		}
 		return "\x1b[" + code + "m" + s + "\x1b[0m"
 	}
-	for _, item := range t.items {
-		for _, r := range of(item) {
-			name := r.Metadata["code"]
-			if name == nil {
-				name = "<no value>"
-			}
-			fmt.Fprintf(b, "%s %s\n", paint(mark), paint(fmt.Sprintf("[%s] %v", kind, name)))
-			if item.reference != "" {
-				fmt.Fprintf(b, "  %s: %s\n", item.label, item.reference)
-			}
-			line := func(key, text string) {
-				if text != "" {
-					b.WriteString("  " + strings.ReplaceAll(wrapped(key+": "+text, textWidth-2), "\n", "\n  ") + "\n")
-				}
-			}
-			if kind != "Success" {
-				line("Reason", r.Message)
-			}
-			switch term := r.Metadata["term"].(type) {
-			case string:
-				line("Term", term)
-			case []any:
-				var all []string
-				for _, x := range term {
-					all = append(all, fmt.Sprint(x))
-				}
-				line("Terms", strings.Join(all, ", "))
-			}
-			for _, key := range []string{"title", "description", "solution"} {
-				if s, ok := r.Metadata[key].(string); ok && (key != "solution" || kind != "Success") {
-					line(strings.ToUpper(key[:1])+key[1:], s)
-				}
-			}
-			b.WriteString("\n")
+	for _, r := range list {
+		name := r.Metadata["code"]
+		if name == nil {
+			name = "<no value>"
 		}
+		fmt.Fprintf(b, "%s %s\n", paint(mark), paint(fmt.Sprintf("[%s] %v", kind, name)))
+		if item.reference != "" {
+			fmt.Fprintf(b, "  %s: %s\n", item.label, item.reference)
+		}
+		line := func(key, text string) {
+			if text != "" {
+				b.WriteString("  " + strings.ReplaceAll(wrapped(key+": "+text, textWidth-2), "\n", "\n  ") + "\n")
+			}
+		}
+		if kind != "Success" {
+			line("Reason", r.Message)
+		}
+		switch term := r.Metadata["term"].(type) {
+		case string:
+			line("Term", term)
+		case []any:
+			var all []string
+			for _, x := range term {
+				all = append(all, fmt.Sprint(x))
+			}
+			line("Terms", strings.Join(all, ", "))
+		}
+		for _, key := range []string{"title", "description", "solution"} {
+			if s, ok := r.Metadata[key].(string); ok && (key != "solution" || kind != "Success") {
+				line(strings.ToUpper(key[:1])+key[1:], s)
+			}
+		}
+		b.WriteString("\n")
 	}
 }
 

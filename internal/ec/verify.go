@@ -1,9 +1,11 @@
 package ec
 
 import (
-	"bytes"
 	"context"
+	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +19,7 @@ import (
 	"assay.dev/assay/attest/bundle"
 	"assay.dev/assay/attest/dsse"
 	"assay.dev/assay/attest/simplesigning"
+	"assay.dev/assay/attest/tlog"
 	"assay.dev/assay/policy/builtin"
 	"assay.dev/assay/store"
 	"assay.dev/assay/store/oci"
@@ -42,31 +45,56 @@ type attestation struct {
 	bundle     bool // it came as a Sigstore bundle
 }
 
-// evidence is what hangs on an image and verified with one key, or why nothing
+// evidence is what hangs on an image and verified as was demanded, or why nothing
 // did.
 type evidence struct {
 	signatures     []signature
 	signatureErr   error
 	attestations   []attestation
 	attestationErr error
-	// setAside are pieces that did not verify.
+	// by says who signed what verified, and setAside what did not verify.
+	by       []signedBy
 	setAside []verify.Rejected
+	// unanswered is why a log could not be asked.
+	unanswered error
 }
 
-// unmatchedError says that there is something and none of it is by the key.
+// signedBy says of a piece of evidence who signed it and how that is known.
+type signedBy struct {
+	What   string `json:"what"` // signature, or a statement's predicate type
+	Format string `json:"format"`
+	// Key is the SHA-256 of the public key; a certificate's stands for one signature.
+	Key string `json:"key"`
+	// Identity, Issuer and Instance are a certificate's, TrustedAs what it was
+	// demanded to be.
+	Identity  string `json:"identity,omitempty"`
+	Issuer    string `json:"issuer,omitempty"`
+	Instance  string `json:"instance,omitempty"`
+	TrustedAs string `json:"trustedAs,omitempty"`
+	// Log has the entries that hold the signature, Times when it existed.
+	Log   []tlog.Inclusion   `json:"log,omitempty"`
+	Times []verify.Timestamp `json:"times,omitempty"`
+}
+
+// unmatchedError says that there is something and none of it is as demanded.
 type unmatchedError struct{ what, why string }
 
 func (e *unmatchedError) Error() string { return fmt.Sprintf("no matching %s: %s", e.what, e.why) }
 
 var errNoSignatures = errors.New("no signatures found")
 
-// verifier verifies by key what hangs on images, each image once for each key.
+// verifier verifies what hangs on images, each image once for each demand.
 type verifier struct {
-	transport http.RoundTripper
+	transport http.RoundTripper // to registries
 	keychain  authn.Keychain
+	roots     *roots
+	search    *searches
+	// readKey reads a public key by its name: PEM, a file or an address.
+	readKey func(ctx context.Context, name string) ([]byte, error)
 
-	known sync.Map // ref and key → func() (*evidence, error)
+	known sync.Map // ref and demand → func() (*evidence, error)
 	items sync.Map // ref → func() (*found, error)
+	keys  sync.Map // name of a key → its PEM
 }
 
 // found is what hangs on an image, unverified.
@@ -99,21 +127,21 @@ func (v *verifier) list(ctx context.Context, ref name.Digest) (*found, error) {
 	return once.(func() (*found, error))()
 }
 
-// evidence verifies what hangs on an image with a key. An error means that it
-// could not be found out.
-func (v *verifier) evidence(ctx context.Context, ref name.Digest, key verify.Key, pem string) (*evidence, error) {
-	once, _ := v.known.LoadOrStore(ref.Name()+"\x00"+pem, sync.OnceValues(func() (*evidence, error) {
+// evidence verifies what hangs on an image. An error means that it could not be
+// found out.
+func (v *verifier) evidence(ctx context.Context, ref name.Digest, d *demand) (*evidence, error) {
+	once, _ := v.known.LoadOrStore(ref.Name()+"\x00"+d.id(), sync.OnceValues(func() (*evidence, error) {
 		f, err := v.list(ctx, ref)
 		if err != nil {
 			return nil, err
 		}
-		return verified(ref, f, key), nil
+		return v.verified(context.WithoutCancel(ctx), ref, f, d), nil
 	}))
 	return once.(func() (*evidence, error))()
 }
 
 // verified verifies pieces one by one. Where there are bundles they alone count.
-func verified(ref name.Digest, f *found, key verify.Key) *evidence {
+func (v *verifier) verified(ctx context.Context, ref name.Digest, f *found, d *demand) *evidence {
 	e := &evidence{}
 	var images, statements int
 	why := map[string]string{}
@@ -121,9 +149,10 @@ func verified(ref name.Digest, f *found, key verify.Key) *evidence {
 	for _, it := range f.items {
 		bundles = bundles || it.Format == store.FormatBundle
 	}
-	// What the right key signed and nobody can read is no evidence to be set aside.
+	// What the right signer signed and nobody can read is no evidence to be set aside.
 	var malformed []error
 	bundled := 0 // bundles that verified, whatever they say
+	asked := 0
 	for _, it := range f.items {
 		if bundles && it.Format != store.FormatBundle {
 			continue
@@ -135,12 +164,21 @@ func verified(ref name.Digest, f *found, key verify.Key) *evidence {
 		case "attestations":
 			statements++
 		}
-		if err := verifyOne(ref, f.manifest, it, key); err != nil {
+		ok, err := verifyOne(ref, f.manifest, it, d)
+		if err != nil && unlogged(it, d) && asked < maxSearches {
+			asked++
+			ok, err = v.online(ctx, ref, f.manifest, it, d, err)
+			// A log that does not answer once is not waited for again and again.
+			if errors.As(err, new(*unansweredError)) {
+				e.unanswered, asked = err, maxSearches
+			}
+		}
+		if err != nil {
 			var none *verify.NoEvidenceError
 			if errors.As(err, &none) && len(none.Rejected) > 0 {
-				e.setAside = append(e.setAside, none.Rejected...)
 				r := none.Rejected[0]
-				if err = errors.New(r.Reason); r.Kind == verify.KindMalformed && signedBy(it, key) {
+				e.setAside = append(e.setAside, none.Rejected...)
+				if err = errors.New(r.Reason); r.Kind == verify.KindMalformed && r.Signed {
 					malformed = append(malformed, fmt.Errorf("malformed attestation data: %s", r.Reason))
 				}
 			}
@@ -148,7 +186,9 @@ func verified(ref name.Digest, f *found, key verify.Key) *evidence {
 			continue
 		}
 		bundled++
-		add()
+		by, chain := signers(it, ok)
+		e.by = append(e.by, by...)
+		add(chain)
 	}
 	switch {
 	case bundles && bundled > 0:
@@ -169,51 +209,80 @@ func verified(ref name.Digest, f *found, key verify.Key) *evidence {
 	return e
 }
 
-func verifyOne(ref name.Digest, manifest []byte, it store.Item, key verify.Key) error {
-	_, err := verify.Items(ref.Context().Name()+"@"+ref.DigestStr(), manifest, []store.Item{it}, verify.Options{
-		Keys: []verify.Key{key}, WithoutSignature: true, WithoutProvenance: true,
-	})
-	return err
+func verifyOne(ref name.Digest, manifest []byte, it store.Item, d *demand) (*verify.Evidence, error) {
+	return verify.Items(ref.Context().Name()+"@"+ref.DigestStr(), manifest, []store.Item{it}, d.options)
 }
 
-// signedBy says whether a key signed the envelope of an item, whatever is in it.
-func signedBy(it store.Item, key verify.Key) bool {
-	env, err := envelope(it)
-	if err != nil || env == nil {
-		return false
-	}
-	pub, err := dsse.NewPublicKey(key.Public)
-	if err != nil {
-		return false
-	}
-	_, err = env.Verify(1, pub)
-	return err == nil
-}
-
-// piece says what an item is, and how to add it once it has verified.
-func (e *evidence) piece(it store.Item) (what string, add func()) {
-	nothing := func() {}
-	if it.MediaType == simplesigning.MediaType {
-		return "signatures", func() {
-			e.signatures = append(e.signatures, signature{Sig: it.Annotations["dev.cosignproject.cosign/signature"]})
+// signers tells who signed a piece that verified, and the certificate of the
+// signature with those above it; none where a key signed, whose envelope may carry a
+// certificate that nobody has looked at.
+func signers(it store.Item, ok *verify.Evidence) (by []signedBy, chain []*x509.Certificate) {
+	add := func(what string, id verify.Identity, log []tlog.Inclusion) {
+		s := signedBy{What: what, Format: string(it.Format), Key: id.Key, TrustedAs: id.TrustedAs, Log: log, Times: id.Times}
+		if c := id.Certificate; c != nil {
+			s.Identity, s.Issuer, s.Instance = c.SAN, c.Issuer, c.Instance
+			chain, _ = chainOf(it) // it verified, so it can be read
+			if len(chain) > 0 && fingerprint(chain[0]) != c.Fingerprint {
+				chain = nil
+			}
 		}
+		by = append(by, s)
+	}
+	for _, s := range ok.Signatures() {
+		add("signature", s.Identity, s.Log)
+	}
+	for _, s := range ok.Statements() {
+		add(s.PredicateType, s.Identity, s.Log)
+	}
+	return by, chain
+}
+
+func fingerprint(c *x509.Certificate) string {
+	sum := sha256.Sum256(c.Raw)
+	return hex.EncodeToString(sum[:])
+}
+
+// piece says what an item is, and how to add it once it has verified, with the
+// certificate that it was verified with.
+func (e *evidence) piece(it store.Item) (what string, add func(chain []*x509.Certificate)) {
+	nothing := func([]*x509.Certificate) {}
+	one := func(sig string) func([]*x509.Certificate) {
+		return func(chain []*x509.Certificate) {
+			s := signature{Sig: sig}
+			s.certify(chain)
+			e.signatures = append(e.signatures, s)
+		}
+	}
+	if it.MediaType == simplesigning.MediaType {
+		return "signatures", one(it.Annotations[annotationSignature])
 	}
 	env, err := envelope(it)
 	if err != nil {
 		return "attestations", nothing
 	}
 	if env == nil { // a bundle over the image itself
-		return "signatures", func() {
-			if b, err := bundle.Parse(it.Content); err == nil && b.Message != nil {
-				e.signatures = append(e.signatures, signature{Sig: base64.StdEncoding.EncodeToString(b.Message.Sig)})
-			}
+		b, err := bundle.Parse(it.Content)
+		if err != nil || b.Message == nil {
+			return "signatures", nothing
 		}
+		return "signatures", one(base64.StdEncoding.EncodeToString(b.Message.Sig))
 	}
 	a := attestation{statement: env.Payload, signatures: signaturesOf(env), bundle: it.Format == store.FormatBundle}
-	if a.bundle && predicateType(env.Payload) == cosignSign {
-		return "attestations", func() { e.signatures = append(e.signatures, a.signatures...) }
+	certify := func(chain []*x509.Certificate) {
+		for i := range a.signatures {
+			a.signatures[i].certify(chain)
+		}
 	}
-	return "attestations", func() { e.attestations = append(e.attestations, a) }
+	if a.bundle && predicateType(env.Payload) == cosignSign {
+		return "attestations", func(chain []*x509.Certificate) {
+			certify(chain)
+			e.signatures = append(e.signatures, a.signatures...)
+		}
+	}
+	return "attestations", func(chain []*x509.Certificate) {
+		certify(chain)
+		e.attestations = append(e.attestations, a)
+	}
 }
 
 // envelope is the DSSE envelope of an item; nil for a bundle without.
@@ -274,23 +343,9 @@ func (v *verifier) unverified(ctx context.Context, ref name.Digest) ([]attestati
 	return out, nil
 }
 
-// errOnlyKeys is the error for what verification by a key alone cannot answer.
-var errOnlyKeys = errors.New("only signatures by a long-lived key are verified, without a transparency log: name a public key, and ignore Rekor (--ignore-rekor)")
-
-func keyOf(o builtin.SigstoreOptions) (verify.Key, error) {
-	if o.PublicKey == "" || !o.IgnoreRekor {
-		return verify.Key{}, errOnlyKeys
-	}
-	return verify.ParsePublicKey([]byte(o.PublicKey))
-}
-
 // VerifyImage implements builtin.Verifier.
 func (v *verifier) VerifyImage(ctx context.Context, ref name.Digest, o builtin.SigstoreOptions) ([]builtin.Signature, error) {
-	key, err := keyOf(o)
-	if err != nil {
-		return nil, err
-	}
-	e, err := v.evidence(ctx, ref, key, o.PublicKey)
+	e, err := v.forOptions(ctx, ref, o)
 	if err != nil {
 		return nil, err
 	}
@@ -302,11 +357,7 @@ func (v *verifier) VerifyImage(ctx context.Context, ref name.Digest, o builtin.S
 
 // VerifyAttestation implements builtin.Verifier.
 func (v *verifier) VerifyAttestation(ctx context.Context, ref name.Digest, o builtin.SigstoreOptions) ([]builtin.Attestation, error) {
-	key, err := keyOf(o)
-	if err != nil {
-		return nil, err
-	}
-	e, err := v.evidence(ctx, ref, key, o.PublicKey)
+	e, err := v.forOptions(ctx, ref, o)
 	if err != nil {
 		return nil, err
 	}
@@ -320,33 +371,18 @@ func (v *verifier) VerifyAttestation(ctx context.Context, ref name.Digest, o bui
 	return out, nil
 }
 
+func (v *verifier) forOptions(ctx context.Context, ref name.Digest, o builtin.SigstoreOptions) (*evidence, error) {
+	d, err := v.demanded(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("opts parameter: %w", err)
+	}
+	return v.evidence(ctx, ref, d)
+}
+
 func forRules(sigs []signature) []builtin.Signature {
 	out := make([]builtin.Signature, len(sigs))
 	for i, s := range sigs {
 		out[i] = builtin.Signature{KeyID: s.KeyID, Sig: s.Sig, Certificate: s.Certificate, Chain: s.Chain, Metadata: s.Metadata}
 	}
 	return out
-}
-
-// publicKey reads a key that is PEM text or a file, and returns it with its PEM.
-func publicKey(value string) (verify.Key, string, error) {
-	raw := []byte(value)
-	if !bytes.Contains(raw, []byte("-----BEGIN")) {
-		if k, ok := keyScheme(value); ok {
-			return verify.Key{}, "", fmt.Errorf("reading the public key: keys at %s:// are not read by this command; give the public key as PEM or a file", k)
-		}
-		var err error
-		if raw, err = readFile(value); err != nil {
-			return verify.Key{}, "", fmt.Errorf("reading the public key: %w", err)
-		}
-	}
-	key, err := verify.ParsePublicKey(raw)
-	if err != nil {
-		return verify.Key{}, "", fmt.Errorf("reading the public key: %w", err)
-	}
-	pub, err := dsse.NewPublicKey(key.Public)
-	if err != nil {
-		return verify.Key{}, "", fmt.Errorf("reading the public key: %w", err)
-	}
-	return key, string(pub.PEM()), nil
 }
