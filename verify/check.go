@@ -299,8 +299,16 @@ func (c *checker) envelope(it store.Item, env *dsse.Envelope, read entity) error
 	if reason != nil {
 		return reason
 	}
-	return c.statement(it, env, by)
+	if err := c.statement(it, env, by); err != nil {
+		return &toldError{err}
+	}
+	return nil
 }
+
+// toldError is about what a trusted signer says, not about who he is.
+type toldError struct{ error }
+
+func (e *toldError) Unwrap() error { return e.error }
 
 // voucher is a good signature of an envelope and what is known of it.
 type voucher struct {

@@ -148,4 +148,7 @@ type Rejected struct {
 	Digest string `json:"digest"` // of the layer or manifest it was in
 	Reason string `json:"reason"`
 	Kind   Kind   `json:"kind,omitempty"`
+	// Signed says that a trusted signer did sign it, and that what he says does not
+	// count. It is for callers and not in reports.
+	Signed bool `json:"-"`
 }

@@ -44,13 +44,20 @@ type Thresholds struct {
 	// Timestamps is how many times are needed at least, by authorities or signed by
 	// logs.
 	Timestamps int
+	// Current takes the instant of verification, which has to be the present, for the
+	// time of signing: a certificate counts only while it is valid. It takes the place
+	// of the sources of time and goes with none of them.
+	Current bool
 }
 
 func (t Thresholds) check() error {
 	if t.SCTs < 0 || t.LogEntries < 0 || t.SignedTimestamps < 0 || t.Timestamps < 0 {
 		return errors.New("a threshold below zero")
 	}
-	if t.SignedTimestamps+t.Timestamps == 0 {
+	if t.Current && t.SignedTimestamps+t.Timestamps > 0 {
+		return errors.New("Current is asked for together with sources of time; ask for one of them")
+	}
+	if t.SignedTimestamps+t.Timestamps == 0 && !t.Current {
 		return errors.New("no source of time is asked for, so nobody knows whether a certificate was valid when it was used; set Timestamps or SignedTimestamps")
 	}
 	return nil

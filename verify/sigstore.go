@@ -171,6 +171,13 @@ func (c *checker) entity(entity sgverify.SignedEntity, over *Artifact, in *Insta
 	if need.Timestamps > 0 {
 		opts = append(opts, sgverify.WithObserverTimestamps(need.Timestamps))
 	}
+	if need.Current {
+		// The library looks at the clock itself; the caller's instant has to agree.
+		if content, err := entity.VerificationContent(); err != nil || !content.ValidAtTime(c.at, material) {
+			return nil, fmt.Errorf("the certificate is not valid at the instant of verification, %s, and nobody is asked when it was used", c.at.UTC().Format(time.RFC3339))
+		}
+		opts = append(opts, sgverify.WithCurrentTime())
+	}
 	if key && need.SignedTimestamps+need.Timestamps == 0 {
 		opts = append(opts, sgverify.WithNoObserverTimestamps())
 	}
@@ -195,6 +202,9 @@ func (c *checker) entity(entity sgverify.SignedEntity, over *Artifact, in *Insta
 	}
 	out := &seen{}
 	for _, t := range result.VerifiedTimestamps {
+		if t.Type == "CurrentTime" { // nobody vouches for it
+			continue
+		}
 		stamp := Timestamp{Time: t.Timestamp.UTC(), Kind: TimeAuthority, Source: t.URI}
 		if t.Type == "Tlog" {
 			stamp.Kind = TimeLog

@@ -16,7 +16,7 @@ import (
 // MaxTrust is the size in bytes of the largest trust file that is read.
 const MaxTrust = 1 << 20
 
-// RoleObserver is the one role that a trust file gives to a key.
+// RoleObserver is the one role that a trust file gives to a key or an identity.
 const RoleObserver = "observer"
 
 // ParsePublicKey reads a key to trust from PEM (PUBLIC KEY). A private key, a
@@ -46,7 +46,12 @@ func LoadPublicKey(path string) (Key, error) {
 // Trust is what a trust file says.
 type Trust struct {
 	Keys []Key
-	Log  LogTrust
+	// Identities may sign with certificates that Instances vouch for. Where the file
+	// names no instance it is for the caller to say whom he believes, such as
+	// PublicGood and GitHub.
+	Identities []CertificateIdentity
+	Instances  []*Instance
+	Log        LogTrust
 }
 
 // LoadTrust reads a trust file: see ParseTrust. Key files in it are relative to
@@ -75,6 +80,13 @@ func LoadTrust(path string) (*Trust, error) {
 //	   "builders": ["https://assay.dev/builder/v1/executed/user/factory-1"]},
 //	  {"name": "chains", "pem": "-----BEGIN PUBLIC KEY-----\n…"}
 //	 ],
+//	 "identities": [
+//	  {"name": "release", "san": "https://github.com/o/n/.github/workflows/release.yml@refs/heads/main",
+//	   "issuer": "https://token.actions.githubusercontent.com", "sourceRepository": "https://github.com/o/n"},
+//	  {"name": "witness", "sanRegexp": "spiffe://factory/observer/.+", "issuer": "https://oidc.factory",
+//	   "role": "observer", "builders": ["https://factory/builder/"]}
+//	 ],
+//	 "instances": [{"name": "ours", "trustedRoot": "trusted_root.json"}, {"name": "public-good"}],
 //	 "logs": [
 //	  {"name": "our log", "key": "example.com/log+0a1b2c3d+AX…"},
 //	  {"name": "Rekor", "file": "rekor.pub"},
@@ -87,6 +99,14 @@ func LoadTrust(path string) (*Trust, error) {
 // A key has a name of its own and either pem or file, which read is asked for.
 // Role observer needs builders: exact builder.id values, or prefixes that end in
 // "/". A key without a role is a key holder's.
+//
+// An identity has a name and the members of CertificateIdentity: san or sanRegexp, and
+// issuer or issuerRegexp; sourceRepository, sourceOwner, sourceRef, sourceDigest,
+// trigger and hostedOnly where they matter; role and builders as a key's. Instances are
+// the Sigstore instances whose certificates are believed: each has a name and its
+// trusted root, and may have thresholds (scts, logEntries, signedTimestamps,
+// timestamps) other than DefaultThresholds. The two that are shipped are named by
+// "public-good" and "github" alone. Keys or identities there must be.
 //
 // The rest may be missing. A log has a name and the key of a tile log of ours (key,
 // a verifier key), of a Rekor log (pem or file), or a Sigstore trusted root
@@ -113,14 +133,14 @@ func parseTrust(data []byte, read func(string) ([]byte, error)) (*Trust, error) 
 	if err != nil {
 		return nil, err
 	}
-	if err := strictjson.Only(m, append(logMembers(), "keys")...); err != nil {
+	if err := strictjson.Only(m, append(logMembers(), "keys", "identities", "instances")...); err != nil {
 		return nil, err
 	}
-	list, err := strictjson.Array(m["keys"])
+	list, err := optionalArray(m["keys"])
 	if err != nil {
 		return nil, fmt.Errorf("reading keys: %w", err)
 	}
-	var keys []Key
+	t := &Trust{}
 	names := map[string]bool{}
 	for i, raw := range list {
 		k, err := trustKey(raw, read)
@@ -131,16 +151,24 @@ func parseTrust(data []byte, read func(string) ([]byte, error)) (*Trust, error) 
 			return nil, fmt.Errorf("reading key %d: a second key named %q", i, k.Name)
 		}
 		names[k.Name] = true
-		keys = append(keys, k)
+		t.Keys = append(t.Keys, k)
 	}
-	if _, err := (Options{Keys: keys}).keyring(); err != nil {
+	if err := t.parseIdentities(m, names, read); err != nil {
 		return nil, err
 	}
-	log, err := parseLogTrust(m, read)
-	if err != nil {
+	if len(t.Keys)+len(t.Identities) == 0 {
+		return nil, errors.New("reading keys: there are no keys and no identities in it, so nobody is trusted")
+	}
+	if len(t.Instances) > 0 && len(t.Identities) == 0 {
+		return nil, errors.New("reading instances: their certificates count for identities, and there are none")
+	}
+	if _, err := (Options{Keys: t.Keys, Identities: t.Identities}).keyring(); err != nil {
 		return nil, err
 	}
-	return &Trust{Keys: keys, Log: log}, nil
+	if t.Log, err = parseLogTrust(m, read); err != nil {
+		return nil, err
+	}
+	return t, nil
 }
 
 func trustKey(raw json.RawMessage, read func(string) ([]byte, error)) (Key, error) {
@@ -185,30 +213,8 @@ func trustKey(raw json.RawMessage, read func(string) ([]byte, error)) (Key, erro
 		return Key{}, err
 	}
 	k.Name = name
-	if m["role"] != nil {
-		role, err := strictjson.String(m["role"])
-		if err != nil {
-			return Key{}, fmt.Errorf("reading role: %w", err)
-		}
-		if role != RoleObserver {
-			return Key{}, fmt.Errorf("role %q is not known; known is %q, or no role for a bare key", role, RoleObserver)
-		}
-		k.Observer = true
-	}
-	if m["builders"] != nil {
-		builders, err := strictjson.Array(m["builders"])
-		if err != nil {
-			return Key{}, fmt.Errorf("reading builders: %w", err)
-		}
-		for i, b := range builders {
-			s, err := strictjson.String(b)
-			if err != nil {
-				return Key{}, fmt.Errorf("reading builder %d: %w", i, err)
-			}
-			k.Builders = append(k.Builders, s)
-		}
-	}
-	return k, nil
+	k.Observer, k.Builders, err = role(m)
+	return k, err
 }
 
 // readBounded reads a small file whole.

@@ -311,7 +311,10 @@ func verifyItems(ref string, a *Artifact, manifest []byte, items []store.Item, o
 	c.artifact = a
 	for _, it := range items {
 		if err := c.item(it); err != nil {
-			c.rejected = append(c.rejected, Rejected{Format: string(it.Format), Digest: it.Digest, Reason: err.Error(), Kind: kindOf(err)})
+			var told *toldError
+			c.rejected = append(c.rejected, Rejected{
+				Format: string(it.Format), Digest: it.Digest, Reason: err.Error(), Kind: kindOf(err), Signed: errors.As(err, &told),
+			})
 		}
 	}
 	c.group()

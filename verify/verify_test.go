@@ -433,7 +433,7 @@ func TestTrust(t *testing.T) {
 	}
 	for name, tc := range map[string]struct{ doc, says string }{
 		"no keys":              {`{"keys":[]}`, "no keys"},
-		"nothing":              {`{}`, "reading keys"},
+		"nothing":              {`{}`, "nobody is trusted"},
 		"unknown member":       {strings.Replace(good, `{"keys"`, `{"version":1,"keys"`, 1), `"version"`},
 		"unknown key member":   {strings.Replace(good, `"role"`, `"Role":"x","role"`, 1), `"Role"`},
 		"unknown role":         {strings.Replace(good, `"observer"`, `"witness"`, 1), `"witness"`},
@@ -463,12 +463,13 @@ func TestTrust(t *testing.T) {
 
 func FuzzParseTrust(f *testing.F) {
 	f.Add([]byte(`{"keys":[{"name":"a","file":"x","role":"observer","builders":["b"]}]}`))
+	f.Add([]byte(`{"identities":[{"name":"w","san":"a","issuer":"i"}],"instances":[{"name":"public-good"}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if len(data) > 1<<16 {
 			return
 		}
 		trust, err := verify.ParseTrust(data, func(string) ([]byte, error) { return []byte("none"), nil })
-		if err == nil && len(trust.Keys) == 0 {
+		if err == nil && len(trust.Keys)+len(trust.Identities) == 0 {
 			t.Fatal("an empty trust was accepted")
 		}
 	})

@@ -25,6 +25,7 @@ import (
 	"assay.dev/assay/attest/bundle"
 	"assay.dev/assay/attest/dsse"
 	"assay.dev/assay/internal/cli"
+	"assay.dev/assay/internal/signer"
 	"assay.dev/assay/store/storetest"
 )
 
@@ -32,6 +33,8 @@ import (
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"assay": func() { os.Exit(cli.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
+		// The signer of verification summaries, a process of its own.
+		"assay-observer": func() { os.Exit(signer.Main(context.Background(), os.Args[2:], os.Stdout, os.Stderr)) },
 	})
 }
 

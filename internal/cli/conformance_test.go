@@ -12,18 +12,8 @@ import (
 	"testing"
 
 	"assay.dev/assay/internal/cli"
-	"assay.dev/assay/internal/testrig"
+	"assay.dev/assay/internal/testrig/conformance"
 )
-
-// conformance finds a folder of the conformance data.
-func conformance(t *testing.T, name string) string {
-	t.Helper()
-	path := filepath.Join(testrig.Root(), "..", "shared", "conformance", name)
-	if _, err := os.Stat(path); err != nil {
-		t.Skipf("no conformance data: %v", err)
-	}
-	return path
-}
 
 // assay runs a command line in a home of its own.
 func assay(t *testing.T, args ...string) (code int, out, errout string) {
@@ -61,7 +51,7 @@ func rows(t *testing.T, path string) []map[string]string {
 // TestSigstoreConformance: the suite's verification cases, each by file and by
 // digest.
 func TestSigstoreConformance(t *testing.T) {
-	dir := filepath.Join(conformance(t, "sigstore"), "bundle-verify")
+	dir := filepath.Join(conformance.Dir(t, "sigstore"), "bundle-verify")
 	count := map[string]int{}
 	for _, row := range rows(t, filepath.Join(dir, "cases.tsv")) {
 		folder := filepath.Join(dir, row["case"])
@@ -88,7 +78,7 @@ func TestSigstoreConformance(t *testing.T) {
 
 // TestDSSEConformance: every case of threshold, keys and envelope.
 func TestDSSEConformance(t *testing.T) {
-	data, err := os.ReadFile(filepath.Join(conformance(t, "dsse"), "cases.json"))
+	data, err := os.ReadFile(filepath.Join(conformance.Dir(t, "dsse"), "cases.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +132,7 @@ func TestDSSEConformance(t *testing.T) {
 // TestInTotoConformance: the signed envelopes of in-toto's own tests, with the key
 // that signed and with another.
 func TestInTotoConformance(t *testing.T) {
-	dir := conformance(t, "intoto")
+	dir := conformance.Dir(t, "intoto")
 	verifier, golang := filepath.Join(dir, "in-toto__attestation-verifier"), filepath.Join(dir, "in-toto__in-toto-golang", "test", "data")
 	key, alice, dan := filepath.Join(verifier, "test-data-raw", "key.pub"), filepath.Join(golang, "alice.pub"), filepath.Join(golang, "dan.pub")
 	for _, tc := range []struct {

@@ -10,6 +10,7 @@ import (
 	"assay.dev/assay/attest/dsse"
 	"assay.dev/assay/store"
 	"assay.dev/assay/store/attached"
+	"assay.dev/assay/store/oci"
 )
 
 // converted is what became of one piece.
@@ -34,6 +35,10 @@ entries and timestamps. What is there stays, and running it again changes nothin
 
 Only what is signed alike in both forms can be copied. Image signatures cannot: a
 .sig tag's are over another document than a bundle's. They are listed as kept.
+
+Bills of materials that hang unsigned move too: from cosign's .sbom tag to a referrer
+with the same bytes, and back where the tag is free, which holds one. What is no SPDX or
+CycloneDX in JSON is listed as kept.
 
 A bundle names its signer, so for signatures by a bare key --key gives the public key.
 
@@ -75,7 +80,11 @@ Exit codes: 0 all that can be copied is there, 1 something could not be, 2 usage
 				}
 				list = append(list, c)
 			}
-			return a.printConverted(h, list)
+			sboms, err := h.convertSBOMs(cmd.Context(), to == "bundles")
+			if err != nil {
+				return err
+			}
+			return a.printConverted(h, append(list, sboms...))
 		},
 	}
 	c.Flags().StringVar(&to, "to", "", "bundles or tags")
@@ -123,6 +132,48 @@ func (h *hanger) toTag(ctx context.Context, it store.Item) (converted, error) {
 	c.To = append(c.To, place(whatIs(layer.MediaType, layer.Annotations), ats[0]))
 	c.done()
 	return c, nil
+}
+
+// convertSBOMs hangs the bill of materials of the tag as a referrer (referrer is true), or
+// those of referrers behind the tag. The bytes stay what they are.
+func (h *hanger) convertSBOMs(ctx context.Context, referrer bool) ([]converted, error) {
+	docs, err := h.sboms(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []converted
+	for _, d := range docs {
+		if (d.Format == string(store.FormatTag)) != referrer {
+			continue
+		}
+		c := converted{Digest: d.Digest}
+		l, err := attached.SBOMLayer(d.Content, h.subject.Digest)
+		if errors.Is(err, attached.ErrUnnamed) {
+			c.Notes, err = append(c.Notes, "it does not name the image by its digest; it hangs on it all the same"), nil
+		}
+		if err != nil {
+			c.Result, c.Reason = "kept", err.Error()
+			out = append(out, c)
+			continue
+		}
+		var at oci.Attached
+		if referrer {
+			at, err = h.AttachReferrer(ctx, h.subject, attached.SBOMReferrer(l))
+		} else {
+			at, err = h.AttachSBOM(ctx, h.subject, l, false)
+		}
+		switch {
+		case errors.Is(err, oci.ErrOccupied):
+			c.Result, c.Reason = "kept", "the .sbom tag holds another one, and holds one only"
+		case err != nil:
+			return nil, err
+		default:
+			c.To = append(c.To, place(l.MediaType, at))
+			c.done()
+		}
+		out = append(out, c)
+	}
+	return out, nil
 }
 
 func (c *converted) failed(err error) bool {

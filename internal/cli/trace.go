@@ -11,21 +11,18 @@ import (
 
 	"assay.dev/assay/attest/predicate"
 	"assay.dev/assay/internal/gate"
-	"assay.dev/assay/internal/gitfile"
 	"assay.dev/assay/observe"
 	"assay.dev/assay/policy"
 	"assay.dev/assay/report/trace"
 	"assay.dev/assay/store"
 	"assay.dev/assay/store/attached"
 	"assay.dev/assay/verify"
-	"assay.dev/assay/verify/workflow"
 )
 
 func (a *app) traceCommand() *cobra.Command {
 	var (
-		v         verifyFlags
-		g         gateFlags
-		workflows []string
+		v verifyFlags
+		g gateFlags
 	)
 	c := &cobra.Command{
 		Use:   "trace IMAGE|FILE",
@@ -60,7 +57,7 @@ Exit codes: 0 drawn, 1 could not be checked, 2 usage, 3 nothing verifies.`,
 			if err != nil {
 				return err
 			}
-			t, err := a.chain(cmd.Context(), e, workflows)
+			t, err := a.chain(cmd.Context(), e, v.workflows)
 			if err != nil {
 				return err
 			}
@@ -96,7 +93,6 @@ Exit codes: 0 drawn, 1 could not be checked, 2 usage, 3 nothing verifies.`,
 	f.StringArrayVar(&g.data, "data", nil, "data file for the policy, such as trusted tasks (repeatable)")
 	f.StringVar(&g.effective, "effective-time", "", "judge as of this time: RFC 3339 or YYYY-MM-DD (default: now)")
 	f.BoolVar(&g.past, "allow-past-effective-time", false, "accept an --effective-time in the past, where later rules are not in force")
-	f.StringArrayVar(&workflows, "workflow-repo", nil, "repository of the workflow: a folder or an https address (repeatable)")
 	return c
 }
 
@@ -162,7 +158,9 @@ func (a *app) chain(ctx context.Context, e *verify.Evidence, workflows []string)
 			t.Build.Unsaid = append(t.Build.Unsaid, u.Text)
 		}
 	}
-	return t, a.readWorkflows(ctx, t.Build, best.Certificate, workflows)
+	var err error
+	t.Build.Readings, err = a.readWorkflows(ctx, best.Certificate, workflows)
+	return t, err
 }
 
 // factsOf are what a grade is made of, where the trust binds nothing.
@@ -224,52 +222,6 @@ func (a *app) attachedSBOMs(ctx context.Context, e *verify.Evidence, t *trace.Ch
 		if attached.IsSBOM(d.ArtifactType) {
 			add(d.ArtifactType, d.Digest)
 		}
-	}
-	return nil
-}
-
-// readWorkflows reads the workflows that a certificate names, from whichever of the
-// repositories has their commits: a commit's id covers its content, so it does not
-// matter which.
-func (a *app) readWorkflows(ctx context.Context, b *trace.Build, c *verify.Certificate, where []string) error {
-	if len(where) == 0 {
-		return nil
-	}
-	if c == nil {
-		return usagef("--workflow-repo: the provenance is signed by a key, and no workflow is named")
-	}
-	files := c.WorkflowFiles()
-	if len(files) == 0 {
-		return usagef("--workflow-repo: the certificate names no workflow with its commit")
-	}
-	var repos []*gitfile.Repository
-	for _, w := range where {
-		r, err := gitfile.Open(w)
-		if err != nil {
-			return err
-		}
-		repos = append(repos, r)
-	}
-	for _, f := range files {
-		found := false
-		for _, r := range repos {
-			reading, err := workflow.Read(ctx, r, f.Commit, f.Path)
-			if errors.Is(err, workflow.ErrNotFound) {
-				continue
-			}
-			if err != nil {
-				fmt.Fprintf(a.err, "assay: %v\n", err)
-				continue
-			}
-			b.Readings, found = append(b.Readings, reading), true
-			break
-		}
-		if !found {
-			fmt.Fprintf(a.err, "assay: %s of %s at %s is in none of the repositories given\n", f.Path, f.Repository, f.Commit)
-		}
-	}
-	if len(b.Readings) == 0 {
-		return errors.New("none of the workflows could be read")
 	}
 	return nil
 }

@@ -2,11 +2,9 @@ package cli
 
 import (
 	"context"
-	"crypto"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/http"
 	"slices"
 	"time"
@@ -20,118 +18,11 @@ import (
 	"assay.dev/assay/attest/intoto"
 	"assay.dev/assay/attest/predicate"
 	"assay.dev/assay/internal/gate"
-	"assay.dev/assay/internal/home"
 	"assay.dev/assay/store"
 	"assay.dev/assay/store/oci"
 	"assay.dev/assay/verify"
+	"assay.dev/assay/verify/workflow"
 )
-
-// trustFlags are the flags that say whom to trust.
-type trustFlags struct {
-	keys, observers []string
-	builders        []string
-	trust           string
-	log             logFlags
-}
-
-func (t *trustFlags) add(c *cobra.Command) {
-	f := c.Flags()
-	f.StringArrayVarP(&t.keys, "key", "k", nil, "public key to verify with (repeatable)")
-	f.StringArrayVar(&t.observers, "observer-key", nil, "public key of an observer: a process that builds cannot reach (repeatable)")
-	f.StringArrayVar(&t.builders, "builder", nil, "builder.id, or a prefix ending in /, that --observer-key holds for")
-	f.StringVar(&t.trust, "trust", "", "trust file with keys and their roles, logs and witnesses (default: trust.json in the home)")
-	t.log.add(c)
-}
-
-// plain says whether keys are named on the command line.
-func (t *trustFlags) plain() bool { return len(t.keys)+len(t.observers) > 0 }
-
-// load collects the keys. A bare --key trusts the key and no more; that its
-// owner is an observer is said by --observer-key or by the trust file, which is
-// this machine's own configuration and not the artifact's word. Logs and witnesses
-// of the flags are trusted beside those of the file.
-func (t *trustFlags) load(h *home.Home) (*verify.Trust, error) {
-	file, required := t.trust, t.trust != ""
-	if file == "" {
-		file = h.Path("trust.json")
-	}
-	trust, err := verify.LoadTrust(file)
-	if err != nil && (required || !errors.Is(err, fs.ErrNotExist)) {
-		return nil, err
-	}
-	if trust == nil {
-		trust = &verify.Trust{}
-	}
-	if trust.Keys, err = t.loadKeys(trust.Keys); err != nil {
-		return nil, err
-	}
-	return trust, t.log.load(&trust.Log)
-}
-
-// loadKeys are the flags' keys, or the standing ones if there are none.
-func (t *trustFlags) loadKeys(standing []verify.Key) ([]verify.Key, error) {
-	if len(t.keys)+len(t.observers) == 0 {
-		if len(standing) == 0 {
-			return nil, usagef("no key given: use --key FILE, --observer-key FILE or --trust FILE")
-		}
-		return standing, nil
-	}
-	var out []verify.Key
-	for _, p := range t.keys {
-		k, err := verify.LoadPublicKey(p)
-		if err != nil {
-			return nil, err
-		}
-		for _, s := range standing {
-			if same, ok := k.Public.(interface{ Equal(crypto.PublicKey) bool }); ok && same.Equal(s.Public) {
-				k.Observer, k.Builders = s.Observer, s.Builders
-			}
-		}
-		out = append(out, k)
-	}
-	for _, p := range t.observers {
-		if len(t.builders) == 0 {
-			return nil, usagef("--observer-key needs --builder: the builder.id (or a prefix ending in /) that this observer speaks for")
-		}
-		k, err := verify.LoadPublicKey(p)
-		if err != nil {
-			return nil, err
-		}
-		k.Observer, k.Builders = true, t.builders
-		out = append(out, k)
-	}
-	return out, nil
-}
-
-// verifier is what the verifying commands share.
-type verifier struct {
-	home      *home.Home
-	config    home.Config
-	keys      []verify.Key
-	log       verify.LogTrust
-	transport http.RoundTripper
-}
-
-func (t *trustFlags) verifier() (*verifier, error) {
-	h, cfg, err := findHome()
-	if err != nil {
-		return nil, err
-	}
-	trust, err := t.load(h)
-	if err != nil {
-		return nil, err
-	}
-	rt, err := embedded(h, cfg)
-	if err != nil {
-		return nil, err
-	}
-	return &verifier{home: h, config: cfg, keys: trust.Keys, log: trust.Log, transport: rt}, nil
-}
-
-func (v *verifier) image(ctx context.Context, ref string) (*verify.Evidence, error) {
-	g := gate.Gate{Keys: v.keys, Log: v.log, Transport: v.transport, Embedded: v.config.Registry}
-	return g.Verify(ctx, ref)
-}
 
 func (a *app) verifyCommand() *cobra.Command {
 	v := &verifyFlags{}
@@ -148,9 +39,13 @@ the file its digest will do (--artifact-digest).
 
 Keys: --key and --observer-key. Certificates: an identity and its issuer, or --owner,
 --repo and --signer-workflow for GitHub; and the instances of Sigstore that vouch for
-them, which are the public one and GitHub's unless --trusted-root says otherwise. The
-public root is refreshed by TUF once a day where there is a network; --offline opens no
-connection but to the image's registry.
+them, which are the public one and GitHub's unless --trusted-root or the trust file
+says otherwise. Their roots are refreshed by TUF once a day where there is a network;
+--offline opens no connection but to the image's registry.
+
+Of a workflow's provenance it says what is left open; with --workflow-repo it reads the
+workflow's file at the attested commit and lists the actions that it names and which are
+not pinned by digest: inferred, not attested.
 
 With --source-uri provenance must say that the artifact is built from there, by a
 builder that is trusted for building for others or that --builder-id names.
@@ -179,7 +74,11 @@ what was asked for.`,
 			if err != nil {
 				return err
 			}
-			if err := a.printEvidence(e); err != nil {
+			inferred, err := a.inferences(cmd.Context(), e, v.workflows)
+			if err != nil {
+				return err
+			}
+			if err := a.printEvidence(e, inferred); err != nil {
 				return err
 			}
 			if altered(e) {
@@ -209,6 +108,10 @@ type statementJSON struct {
 	// Outcome is how the run that it describes ended, where it describes one.
 	Outcome predicate.Outcome `json:"outcome,omitempty"`
 	Builder string            `json:"builder,omitempty"`
+	// Unsaid is what a workflow's provenance leaves open, and Inferred what its file
+	// says, which nobody attests.
+	Unsaid   []verify.Omission   `json:"unsaid,omitempty"`
+	Inferred []*workflow.Reading `json:"inferred,omitempty"`
 	verify.Logged
 }
 
@@ -227,10 +130,13 @@ func altered(e *verify.Evidence) bool {
 	return slices.ContainsFunc(e.Rejected(), func(r verify.Rejected) bool { return r.Kind == verify.KindAltered })
 }
 
-func (a *app) printEvidence(e *verify.Evidence) error {
+func (a *app) printEvidence(e *verify.Evidence, inferred map[string][]*workflow.Reading) error {
 	out := evidenceJSON{Image: e.Ref(), Digest: e.Digest(), Signatures: e.Signatures(), Statements: []statementJSON{}, Runs: []string{}, Rejected: e.Rejected()}
 	for _, s := range e.Statements() {
-		st := statementJSON{s.Identity, s.Format, s.PredicateType, s.PayloadDigest, s.Outcome, "", s.Logged}
+		st := statementJSON{
+			Identity: s.Identity, Format: s.Format, PredicateType: s.PredicateType, PayloadDigest: s.PayloadDigest, Outcome: s.Outcome,
+			Unsaid: verify.Unsaid(s.Typed, s.Certificate), Inferred: inferred[s.PayloadDigest], Logged: s.Logged,
+		}
 		if p, ok := s.Typed.(predicate.Provenance); ok {
 			st.Builder = p.BuilderID()
 		}
@@ -262,6 +168,7 @@ func (a *app) printEvidence(e *verify.Evidence) error {
 		}
 		a.printSigner(s.Identity)
 		a.printLogged(s.Logged)
+		a.printUnsaid(s)
 	}
 	for _, r := range out.Runs {
 		fmt.Fprintf(a.out, "  run          %s\n", r)
@@ -309,8 +216,8 @@ func (a *app) downloadCommand() *cobra.Command {
 		Use:   "attestation IMAGE",
 		Short: "Print an image's attestations, one DSSE envelope a line",
 		Long: `Prints the envelopes of cosign's .att tag: an image's provenance. With --all also
-those that are stored as referrers only: its observations. Nothing is verified;
-use assay verify for that.`,
+those that are stored as referrers only: its observations. --output json makes one list
+of them. Nothing is verified; use assay verify for that.`,
 		Example: "  assay download attestation $IMAGE | jq -r '.payload | @base64d | fromjson | .predicate.buildConfig.tasks[].name'",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -322,12 +229,18 @@ use assay verify for that.`,
 			if err != nil {
 				return err
 			}
+			if err := a.outputIs("text", "json"); err != nil {
+				return err
+			}
 			envelopes, err := listEnvelopes(cmd.Context(), args[0], rt, all)
 			if err != nil {
 				return err
 			}
 			if len(envelopes) == 0 {
 				return fmt.Errorf("%s has no attestations", args[0])
+			}
+			if a.output == "json" {
+				return a.json(envelopes)
 			}
 			for _, e := range envelopes {
 				b, err := json.Marshal(e)

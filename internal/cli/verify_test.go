@@ -13,10 +13,12 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"assay.dev/assay/internal/testrig/conformance"
 )
 
 func TestVerifyFiles(t *testing.T) {
-	slsa, sig := conformance(t, "slsa-verifier"), conformance(t, "sigstore")
+	slsa, sig := conformance.Dir(t, "slsa-verifier"), conformance.Dir(t, "sigstore")
 	digests := map[string]string{}
 	for _, row := range rows(t, filepath.Join(slsa, "cases.tsv")) {
 		if row["artifact_digest"] != "" {
@@ -115,7 +117,7 @@ func TestVerifyFiles(t *testing.T) {
 
 // TestVerifyFile: an artifact with its evidence beside it.
 func TestVerifyFile(t *testing.T) {
-	suite := filepath.Join(conformance(t, "sigstore"), "bundle-verify")
+	suite := filepath.Join(conformance.Dir(t, "sigstore"), "bundle-verify")
 	dir := t.TempDir()
 	for from, to := range map[string]string{"a.txt": "a.txt", "happy-path-v0.2/bundle.sigstore.json": "a.txt.sigstore.json"} {
 		data, err := os.ReadFile(filepath.Join(suite, from))
@@ -142,7 +144,7 @@ func TestVerifyFile(t *testing.T) {
 
 // TestOffline verifies where there is no network at all: an empty network namespace.
 func TestOffline(t *testing.T) {
-	slsa := conformance(t, "slsa-verifier")
+	slsa := conformance.Dir(t, "slsa-verifier")
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

@@ -31,7 +31,7 @@ type verifyFlags struct {
 	types      []string
 	predicates []string
 	anyOutcome bool
-	insecure   bool
+	workflows  []string
 }
 
 func (v *verifyFlags) add(c *cobra.Command) {
@@ -39,7 +39,9 @@ func (v *verifyFlags) add(c *cobra.Command) {
 	v.identity.add(c)
 	v.expect.add(c)
 	f := c.Flags()
+	f.StringVar(&v.trust.kubeconfig, "kubeconfig", "", "kubeconfig file for keys in a cluster (k8s://; default: as kubectl)")
 	f.StringArrayVarP(&v.bundles, "bundle", "b", nil, "file with the evidence: a Sigstore bundle, a DSSE envelope, or lines of them (repeatable)")
+	f.StringArrayVar(&v.workflows, "workflow-repo", nil, "repository of the workflow: a folder or an https address (repeatable)")
 	f.StringVar(&v.digest, "artifact-digest", "", "digest of the artifact instead of the file itself: sha256:HEX, sha512:HEX")
 	f.StringVar(&v.format, "format", "", "what --bundle is, where it does not say so itself: gcb (Google Cloud Build's description of an image)")
 	f.StringArrayVar(&v.types, "type", nil, "type of which an attestation must verify: slsaprovenance, spdx, cyclonedx, vuln, … or the predicate type (repeatable: any of them)")
@@ -58,64 +60,37 @@ func (a *app) options(ctx context.Context, v *verifyFlags, h *home.Home, npm boo
 	if o.Expect, err = v.expect.expectation(); err != nil {
 		return o, err
 	}
-	if o.Identities, err = v.identity.identities(o.Expect != nil); err != nil {
-		return o, err
-	}
-	if o.At, err = v.identity.instant(); err != nil {
-		return o, err
-	}
 	if o.Expect != nil || v.identity.owner+v.identity.repo != "" && len(o.Predicates) == 0 {
 		o.WithoutProvenance = false
 	}
-	if len(o.Identities) == 0 && o.Expect != nil && !v.trust.plain() && v.format == "" {
-		o.Identities = []verify.CertificateIdentity{verify.GitHubWorkflows()}
-	}
-	root := v.trust.log.root
-	if len(o.Identities) > 0 {
-		if o.Instances, err = a.instances(ctx, &v.identity, h, root); err != nil {
-			return o, err
+	if v.format == "gcb" {
+		if o.At, err = v.identity.instant(); err == nil {
+			o.Keys, err = gcbKeys(v.trust.keys)
 		}
-		// The instances have it, and its logs are looked in for each signature.
-		v.trust.log.root = ""
-	}
-	if err := v.keys(h, &o, npm); err != nil {
 		return o, err
 	}
-	return o, nil
+	trust, at, err := a.trusted(ctx, h, &v.trust, &v.identity, o.Expect != nil)
+	if err != nil {
+		return o, err
+	}
+	o.Keys, o.Identities, o.Instances, o.Log, o.At = trust.Keys, trust.Identities, trust.Instances, trust.Log, at
+	if len(o.Keys) == 0 {
+		err = npmKeys(&o, npm)
+	}
+	return o, err
 }
 
-// keys adds keys, logs and witnesses to the options.
-func (v *verifyFlags) keys(h *home.Home, o *verify.Options, npm bool) error {
-	if len(o.Identities) > 0 && !v.trust.plain() {
-		if npm && v.expect.SourceURI != "" {
-			keys, err := verify.NPMKeys()
-			if err != nil {
-				return err
-			}
-			// The registry's word that it published what the provenance is about.
-			o.Keys, o.KeysLogged, o.All = keys, true, true
-		}
-		if v.trust.log.require {
-			for _, in := range o.Instances {
-				keys, err := in.RekorKeys()
-				if err != nil {
-					return err
-				}
-				o.Log.Rekor = append(o.Log.Rekor, keys...)
-			}
-		}
-		return v.trust.log.load(&o.Log)
+// npmKeys adds npm's keys where they count: the registry's word that it published what
+// the provenance is about.
+func npmKeys(o *verify.Options, npm bool) error {
+	if !npm || o.Expect == nil {
+		return nil
 	}
-	if v.format == "gcb" {
-		keys, err := gcbKeys(v.trust.keys)
-		o.Keys = keys
-		return err
-	}
-	trust, err := v.trust.load(h)
+	keys, err := verify.NPMKeys()
 	if err != nil {
 		return err
 	}
-	o.Keys, o.Log = trust.Keys, trust.Log
+	o.Keys, o.KeysLogged, o.All = keys, true, true
 	return nil
 }
 
@@ -277,6 +252,9 @@ const maxEvidence = 256 << 20
 
 func readEvidence(path string) ([]byte, error) {
 	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reading evidence: %w; want a bundle, an envelope or lines of them, such as `assay download bundle IMAGE` prints", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading evidence: %w", err)
 	}

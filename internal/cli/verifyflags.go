@@ -24,6 +24,7 @@ type identityFlags struct {
 	san, sanRegexp, issuer, issuerRegexp string
 	owner, repo, signerWorkflow          string
 	signerRepo, sourceRef, sourceDigest  string
+	observers                            []string
 	hosted                               bool
 	offline                              bool
 	at                                   string
@@ -40,6 +41,7 @@ func (i *identityFlags) add(c *cobra.Command) {
 	f.StringVar(&i.sanRegexp, "certificate-identity-regexp", "", "regular expression that the whole identity must match")
 	f.StringVar(&i.issuer, "certificate-oidc-issuer", "", "issuer that a certificate must name, exactly")
 	f.StringVar(&i.issuerRegexp, "certificate-oidc-issuer-regexp", "", "regular expression that the whole issuer must match")
+	f.StringArrayVar(&i.observers, "observer-identity", nil, "identity in certificates of an observer, a process that builds cannot reach: /…/ for a regular expression; with --certificate-oidc-issuer and --builder (repeatable)")
 	f.StringVar(&i.owner, "owner", "", "GitHub owner that the source repository must belong to")
 	f.StringVarP(&i.repo, "repo", "R", "", "GitHub repository (OWNER/NAME) that the source must be")
 	f.StringVar(&i.signerWorkflow, "signer-workflow", "", "workflow that must have signed: [HOST/]OWNER/NAME/PATH[@REF]")
@@ -59,8 +61,11 @@ func (i *identityFlags) add(c *cobra.Command) {
 }
 
 // given says whether an identity is named.
-func (i *identityFlags) given() bool {
-	return i.san+i.sanRegexp+i.issuer+i.issuerRegexp+i.owner+i.repo+i.signerWorkflow+i.signerRepo != ""
+func (i *identityFlags) given() bool { return i.named() || len(i.observers) > 0 }
+
+// named says whether one is that is no observer's.
+func (i *identityFlags) named() bool {
+	return i.san+i.sanRegexp+i.owner+i.repo+i.signerWorkflow+i.signerRepo != "" || i.issuer+i.issuerRegexp != "" && len(i.observers) == 0
 }
 
 var (
@@ -68,15 +73,50 @@ var (
 	repoForm  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+$`)
 )
 
-// identities are those that the flags name. Sourced says that provenance must name a
-// source anyhow.
-func (i *identityFlags) identities(sourced bool) ([]verify.CertificateIdentity, error) {
-	if !i.given() {
+// identities are those that the flags name: the observers', for the builders given, and
+// the one of the other flags. Sourced says that provenance must name a source anyhow.
+func (i *identityFlags) identities(sourced bool, builders []string) ([]verify.CertificateIdentity, error) {
+	out, err := i.observing(builders)
+	if err != nil {
+		return nil, err
+	}
+	if !i.named() {
 		if i.sourceRef != "" || i.sourceDigest != "" || i.hosted {
 			return nil, usagef("--source-ref, --source-digest and --deny-self-hosted-runners say more of an identity: name one with --repo, --owner or --certificate-identity")
 		}
-		return nil, nil
+		return out, nil
 	}
+	id, err := i.identity(sourced)
+	if err != nil {
+		return nil, err
+	}
+	return append(out, id), nil
+}
+
+// observing are the identities of observers.
+func (i *identityFlags) observing(builders []string) ([]verify.CertificateIdentity, error) {
+	var out []verify.CertificateIdentity
+	for _, o := range i.observers {
+		if len(builders) == 0 {
+			return nil, usagef("--observer-identity needs --builder: the builder.id (or a prefix ending in /) that this observer speaks for")
+		}
+		if i.issuer+i.issuerRegexp == "" {
+			return nil, usagef("--observer-identity needs --certificate-oidc-issuer or --certificate-oidc-issuer-regexp: whoever any issuer gives that name to is no observer")
+		}
+		id := verify.CertificateIdentity{SAN: o, Issuer: i.issuer, IssuerRegexp: i.issuerRegexp, Observer: true, Builders: builders}
+		if n := len(o); n > 2 && o[0] == '/' && o[n-1] == '/' {
+			id.SAN, id.SANRegexp = "", o[1:n-1]
+		}
+		if id.SAN+id.SANRegexp == "" {
+			return nil, usagef("--observer-identity is empty")
+		}
+		out = append(out, id)
+	}
+	return out, nil
+}
+
+// identity is the one of the flags that are cosign's and gh's.
+func (i *identityFlags) identity(sourced bool) (verify.CertificateIdentity, error) {
 	id := verify.CertificateIdentity{
 		SAN: i.san, SANRegexp: i.sanRegexp, Issuer: i.issuer, IssuerRegexp: i.issuerRegexp,
 		SourceRef: i.sourceRef, SourceDigest: i.sourceDigest, HostedOnly: i.hosted,
@@ -86,23 +126,23 @@ func (i *identityFlags) identities(sourced bool) ([]verify.CertificateIdentity, 
 		id.Issuer = verify.GitHubIssuer
 	}
 	if i.owner != "" && i.repo != "" {
-		return nil, usagef("--owner and --repo: the repository says its owner; give one of them")
+		return id, usagef("--owner and --repo: the repository says its owner; give one of them")
 	}
 	from := ""
 	if i.owner != "" {
 		if !ownerForm.MatchString(i.owner) {
-			return nil, usagef("--owner %q is no name of a GitHub owner", i.owner)
+			return id, usagef("--owner %q is no name of a GitHub owner", i.owner)
 		}
 		id.SourceOwner, from = "https://github.com/"+i.owner, i.owner+"/"
 	}
 	if i.repo != "" {
 		if !repoForm.MatchString(i.repo) {
-			return nil, usagef("--repo %q: want OWNER/NAME", i.repo)
+			return id, usagef("--repo %q: want OWNER/NAME", i.repo)
 		}
 		id.SourceRepository, from = "https://github.com/"+i.repo, i.repo+"/"
 	}
 	if (i.signerWorkflow != "" || i.signerRepo != "") && from == "" && !sourced {
-		return nil, usagef("a workflow signs for everybody who calls it: say whose source it must be with --repo, --owner or --source-uri")
+		return id, usagef("a workflow signs for everybody who calls it: say whose source it must be with --repo, --owner or --source-uri")
 	}
 	named := 0
 	for _, s := range []string{i.san, i.sanRegexp, i.signerWorkflow, i.signerRepo} {
@@ -111,13 +151,13 @@ func (i *identityFlags) identities(sourced bool) ([]verify.CertificateIdentity, 
 		}
 	}
 	if named > 1 {
-		return nil, usagef("several of --certificate-identity, --certificate-identity-regexp, --signer-workflow and --signer-repo: give one")
+		return id, usagef("several of --certificate-identity, --certificate-identity-regexp, --signer-workflow and --signer-repo: give one")
 	}
 	switch {
 	case i.signerWorkflow != "":
 		w := i.signerWorkflow
 		if strings.Count(w, "/") < 3 {
-			return nil, usagef("--signer-workflow %q: want [HOST/]OWNER/NAME/PATH, such as octo/builders/.github/workflows/build.yml", w)
+			return id, usagef("--signer-workflow %q: want [HOST/]OWNER/NAME/PATH, such as octo/builders/.github/workflows/build.yml", w)
 		}
 		if host, _, _ := strings.Cut(w, "/"); !strings.Contains(host, ".") {
 			w = "github.com/" + w
@@ -128,18 +168,18 @@ func (i *identityFlags) identities(sourced bool) ([]verify.CertificateIdentity, 
 		}
 	case i.signerRepo != "":
 		if !repoForm.MatchString(i.signerRepo) {
-			return nil, usagef("--signer-repo %q: want OWNER/NAME", i.signerRepo)
+			return id, usagef("--signer-repo %q: want OWNER/NAME", i.signerRepo)
 		}
 		id.SANRegexp = "(?i:https://github\\.com/" + regexp.QuoteMeta(i.signerRepo) + "/).+"
 	case named == 0 && from != "":
 		id.SANRegexp = "(?i:https://github\\.com/" + regexp.QuoteMeta(from) + ").+"
 	case named == 0:
-		return nil, usagef("an issuer alone is everybody with an account there: give --certificate-identity or --certificate-identity-regexp too")
+		return id, usagef("an issuer alone is everybody with an account there: give --certificate-identity or --certificate-identity-regexp too")
 	}
 	if id.Issuer+id.IssuerRegexp == "" {
-		return nil, usagef("an identity without its issuer is whoever any issuer gives that name to: give --certificate-oidc-issuer or --certificate-oidc-issuer-regexp too")
+		return id, usagef("an identity without its issuer is whoever any issuer gives that name to: give --certificate-oidc-issuer or --certificate-oidc-issuer-regexp too")
 	}
-	return []verify.CertificateIdentity{id}, nil
+	return id, nil
 }
 
 // instant is when to verify for.
@@ -172,26 +212,33 @@ func (a *app) instances(ctx context.Context, i *identityFlags, h *home.Home, tru
 	if err != nil {
 		return nil, err
 	}
-	if data := a.current(ctx, i, h); data != nil {
-		if good, err = i.instance(verify.InstancePublicGood, data); err != nil {
-			return nil, err
-		}
-	} else if i.limited() {
-		if good, err = verify.NewInstance(good.Name(), good.JSON(), i.apply(good.Thresholds())); err != nil {
-			return nil, usagef("%v", err)
-		}
+	if good, err = a.fresh(ctx, i, h, good); err != nil {
+		return nil, usagef("%v", err)
 	}
 	github, err := verify.GitHub()
 	if err != nil {
 		return nil, err
 	}
-	if i.limited() {
-		// What cannot be met by an instance without logs is not believed of it.
-		if github, err = verify.NewInstance(github.Name(), github.JSON(), i.apply(github.Thresholds())); err != nil {
-			return []*verify.Instance{good}, nil
+	if github, err = a.fresh(ctx, i, h, github); err != nil {
+		if !i.limited() {
+			return nil, err
 		}
+		// What cannot be met by an instance without logs is not believed of it.
+		return []*verify.Instance{good}, nil
 	}
 	return []*verify.Instance{good, github}, nil
+}
+
+// fresh is an instance with its root as TUF has it, and with the flags' thresholds.
+func (a *app) fresh(ctx context.Context, i *identityFlags, h *home.Home, in *verify.Instance) (*verify.Instance, error) {
+	data := a.current(ctx, i, h, in.Name())
+	if data == nil {
+		if !i.limited() {
+			return in, nil
+		}
+		data = in.JSON()
+	}
+	return verify.NewInstance(in.Name(), data, i.apply(in.Thresholds()))
 }
 
 func (i *identityFlags) instance(name string, data []byte) (*verify.Instance, error) {
@@ -224,9 +271,10 @@ func (i *identityFlags) apply(t verify.Thresholds) verify.Thresholds {
 	return t
 }
 
-// current is the public-good root as TUF has it today; nil where it cannot be had,
-// which is said once and is no error: the shipped one is good, only older.
-func (a *app) current(ctx context.Context, i *identityFlags, h *home.Home) []byte {
+// current is the root of one of the shipped instances as TUF has it today; nil for
+// another instance and where it cannot be had, which is said once and is no error: the
+// shipped one is good, only older.
+func (a *app) current(ctx context.Context, i *identityFlags, h *home.Home, instance string) []byte {
 	if i.offline {
 		return nil
 	}
@@ -234,9 +282,18 @@ func (a *app) current(ctx context.Context, i *identityFlags, h *home.Home) []byt
 	if err != nil {
 		dir = h.Cache()
 	}
-	data, err := tufroot.Get(ctx, tufroot.Options{Dir: filepath.Join(dir, "assay", "tuf")})
+	var o tufroot.Options
+	switch instance {
+	case verify.InstancePublicGood:
+		o.Dir = filepath.Join(dir, "assay", "tuf")
+	case verify.InstanceGitHub:
+		o = tufroot.GitHub(filepath.Join(dir, "assay", "tuf-github"))
+	default:
+		return nil
+	}
+	data, err := tufroot.Get(ctx, o)
 	if err != nil && !errors.Is(err, tufroot.ErrLater) {
-		fmt.Fprintf(a.err, "assay: %v\nassay: using the trusted root that is shipped; --offline says so without trying\n", firstLine(err))
+		fmt.Fprintf(a.err, "assay: instance %s: %v\nassay: using the trusted root that is shipped; --offline says so without trying\n", instance, firstLine(err))
 	}
 	return data
 }

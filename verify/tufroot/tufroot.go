@@ -1,28 +1,42 @@
-// Package tufroot keeps the public-good trusted root current, by TUF, for the
-// commands that may use the network. Package verify itself fetches nothing: it takes
+// Package tufroot keeps the trusted roots of Sigstore's public instance and of GitHub's
+// current, by TUF, for the commands that may use the network. Package verify itself fetches nothing: it takes
 // a root as bytes, and a verifier without a network uses the one that is shipped.
 //
 // TUF's metadata says which trusted root is the current one; it is signed by
-// Sigstore's key holders, whose keys follow from the root.json that is compiled in.
+// the key holders of Sigstore, or GitHub, whose keys follow from the root.json that is
+// compiled in.
 // So a mirror, or who sits on the way to it, can keep a change from us until the
 // metadata expires, and cannot make one.
 package tufroot
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/sigstore/sigstore-go/pkg/tuf"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
 
-// target is the name of the trusted root in Sigstore's repository.
+// GitHubMirror is GitHub's repository, and githubRoot the root.json with which it began.
+const GitHubMirror = "https://tuf-repo.github.com"
+
+//go:embed github-root.json
+var githubRoot []byte
+
+// GitHub are the options for the root of GitHub's own instance, kept in a folder.
+func GitHub(dir string) Options {
+	return Options{Dir: dir, Mirror: GitHubMirror, Root: slices.Clone(githubRoot)}
+}
+
+// target is the name of the trusted root in both repositories.
 const target = "trusted_root.json"
 
 // ErrLater says that a try failed not long ago, and that it is not made again yet.

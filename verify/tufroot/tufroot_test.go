@@ -130,3 +130,31 @@ func TestGet(t *testing.T) {
 		t.Errorf("without a folder: %v", err)
 	}
 }
+
+// TestGitHub: the root.json that is compiled in for GitHub's repository is signed by its
+// own key holders, and a repository of others is not believed under it.
+func TestGitHub(t *testing.T) {
+	o := tufroot.GitHub(t.TempDir())
+	if o.Mirror != tufroot.GitHubMirror || o.Dir == "" {
+		t.Errorf("%+v", o)
+	}
+	root, err := metadata.Root().FromBytes(o.Root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := root.VerifyDelegate(metadata.ROOT, root); err != nil {
+		t.Errorf("it is not signed by itself: %v", err)
+	}
+	if n := root.Signed.Roles[metadata.ROOT].Threshold; n < 2 {
+		t.Errorf("%d of its keys are enough", n)
+	}
+	url, _, asked, _ := repository(t, []byte(`{}`))
+	o.Mirror, o.Timeout = url, time.Minute
+	if data, err := tufroot.Get(t.Context(), o); err == nil || data != nil || asked.Load() == 0 {
+		t.Errorf("another's repository: %s, %v, %d requests", data, err, asked.Load())
+	}
+	o.Root[0] = 'x'
+	if tufroot.GitHub("d").Root[0] == 'x' {
+		t.Error("callers share one root.json")
+	}
+}
