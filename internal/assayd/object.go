@@ -20,8 +20,8 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
-	"k8s.io/client-go/tools/clientcmd"
 
+	"assay.dev/assay/internal/kubeaccess"
 	"assay.dev/assay/internal/kubeobject"
 )
 
@@ -52,20 +52,14 @@ user may not read it.`,
   assayd object enterprisecontractpolicies.appstudio.redhat.com default --kubeconfig prod.yaml`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			rules := clientcmd.NewDefaultClientConfigLoadingRules()
-			rules.ExplicitPath = kubeconfig
-			loading := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: contextName})
-			config, err := loading.ClientConfig()
+			config, standing, err := kubeaccess.Find(kubeaccess.Options{Kubeconfig: kubeconfig, Context: contextName})
 			if err != nil {
-				return fmt.Errorf("finding the cluster: %w; name one with --kubeconfig or KUBECONFIG", err)
+				return err
 			}
 			config.Timeout = objectTimeout
 			namespace, name, ok := strings.Cut(args[1], "/")
 			if !ok {
-				name = args[1]
-				if namespace, _, err = loading.Namespace(); err != nil {
-					return fmt.Errorf("finding the namespace of the kubeconfig's context: %w", err)
-				}
+				namespace, name = standing, args[1]
 			}
 			if namespace == "" || name == "" || strings.Contains(name, "/") {
 				return usageError{fmt.Errorf("%q: want NAME or NAMESPACE/NAME", args[1])}
@@ -78,7 +72,7 @@ user may not read it.`,
 			return json.NewEncoder(cmd.OutOrStdout()).Encode(o.Object)
 		},
 	}
-	c.Flags().StringVar(&kubeconfig, "kubeconfig", "", "kubeconfig `file` (default: as kubectl)")
+	c.Flags().StringVar(&kubeconfig, "kubeconfig", "", "kubeconfig `file` ("+kubeaccess.Default+")")
 	c.Flags().StringVar(&contextName, "context", "", "context of the kubeconfig")
 	return c
 }

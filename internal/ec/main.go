@@ -181,7 +181,7 @@ func (r *runner) ruleDataValue(ctx context.Context, v string) (string, error) {
 	}
 	raw := []byte(nil)
 	if kind, err := source.KindOf(v); err == nil && (kind == source.Git || kind == source.HTTPS) {
-		f, err := r.fetcher()
+		f, err := r.sources()
 		if err != nil {
 			return "", err
 		}
@@ -206,9 +206,4 @@ func (r *runner) ruleDataValue(ctx context.Context, v string) (string, error) {
 		return "", fmt.Errorf("file %s is empty", v)
 	}
 	return string(raw), nil
-}
-
-// fetcher fetches sources through the run's cache.
-func (r *runner) fetcher() (source.Fetcher, error) {
-	return fetch.New(fetch.Options{Transport: r.cache, Retry: &r.retry})
 }

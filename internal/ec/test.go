@@ -83,7 +83,7 @@ func (t *testFlags) run(g *globals, cmd *cobra.Command, args []string) error {
 		if !t.tls {
 			return errors.New("--tls=false: policies are fetched over TLS; serve them on this machine, or fetch them before")
 		}
-		if t.Sources, err = r.fetcher(); err != nil {
+		if t.Sources, err = r.sources(); err != nil {
 			return err
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -114,6 +116,27 @@ func TestRetry(t *testing.T) {
 	n.Store(5)
 	if code, _, err := get(t, c, "GET", srv.URL+"/v2/a/manifests/latest"); err != nil || code != 200 {
 		t.Errorf("after the failure: %d %v", code, err)
+	}
+}
+
+// What cannot change by itself is not asked for again.
+func TestNoRetry(t *testing.T) {
+	var n atomic.Int64
+	srv := httptest.NewUnstartedServer(http.NotFoundHandler())
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		if s == http.StateNew {
+			n.Add(1)
+		}
+	}
+	srv.StartTLS()
+	defer srv.Close()
+	c := pullcache.New(nil, pullcache.Options{Retry: pullcache.Retry{Max: 3, Wait: time.Millisecond, MaxWait: time.Second}})
+	if _, _, err := get(t, c, "GET", srv.URL+"/v2/a/manifests/latest"); err == nil {
+		t.Error("a certificate of nobody was believed")
+	}
+	if n.Load() != 1 {
+		t.Errorf("%d connections, want 1", n.Load())
 	}
 }
 

@@ -50,8 +50,10 @@ func (c *Cache) try(req *http.Request) (*http.Response, error) {
 func passing(resp *http.Response, err error) bool {
 	if err != nil {
 		// A registry on this machine is tried with https first, and may speak http.
+		// A certificate that is not believed will not be at the next try.
 		var plain tls.RecordHeaderError
-		return !errors.As(err, &plain) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
+		var certificate *tls.CertificateVerificationError
+		return !errors.As(err, &plain) && !errors.As(err, &certificate) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
 	}
 	switch resp.StatusCode {
 	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
