@@ -3,11 +3,9 @@ package report
 import (
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"assay.dev/assay/policy"
 )
@@ -31,50 +29,89 @@ type TextOptions struct {
 //	    Task … changed the source: …
 //	    task      run-1-tweak
 //	    digests   sha256:…
+//	    in force  since 2026-01-01
 //	    solution  …
+//	    waive     …
 func Text(w io.Writer, opts TextOptions) Handler {
-	return &textHandler{w: w, opts: opts}
+	return &textHandler{stream: newStream(w), opts: opts}
 }
 
 type textHandler struct {
-	w       io.Writer
-	opts    TextOptions
-	entries []Entry
-	err     error
+	stream
+	opts TextOptions
 }
 
 // asked is how each question is put.
-var asked = map[policy.Question]string{
-	policy.Scanned:         "Was it scanned for CVEs, and how recently?",
-	policy.TrustedBuild:    "Did a trusted task build it, from appropriate inputs?",
-	policy.UntouchedSource: "Did the sources stay untouched between clone and build?",
+func asked(q policy.Question) string {
+	switch q {
+	case policy.Scanned:
+		return "Was it scanned for CVEs, and how recently?"
+	case policy.TrustedBuild:
+		return "Did a trusted task build it, from appropriate inputs?"
+	case policy.UntouchedSource:
+		return "Did the sources stay untouched between clone and build?"
+	}
+	return string(q)
 }
 
+// Verdict implements Handler.
 func (h *textHandler) Verdict(e Entry) error {
-	if h.err = e.check(); h.err != nil {
-		return h.err
+	first, err := h.next(&e)
+	if err != nil {
+		return err
 	}
 	var b strings.Builder
-	if len(h.entries) > 0 {
+	if !first {
 		b.WriteByte('\n')
 	}
-	h.entries = append(h.entries, e)
-	image := e.Image
-	if e.Verdict != nil {
-		image = e.Verdict.Image
-	}
-	fmt.Fprintf(&b, "%s\n", strings.TrimRight(h.paint(e.state())+"  "+clean(image), " "))
+	fmt.Fprintf(&b, "%s\n", strings.TrimRight(h.paint(e.state())+"  "+clean(e.ref()), " "))
 	if e.Err != nil {
 		fmt.Fprintf(&b, "  It could not be checked: %s\n", clean(e.Err.Error()))
-	} else {
-		h.verdict(&b, e.Verdict)
+	}
+	if e.Component != "" {
+		name := e.Component
+		if e.Parent != "" {
+			name += ", of the index " + e.Parent
+		}
+		line(&b, 1, "component", name)
+	}
+	if e.Verdict != nil {
+		h.verdict(&b, &e)
+	}
+	for _, r := range e.Rejected {
+		fmt.Fprintf(&b, "  %s  %s %s: %s\n", h.paint("SET ASIDE"), clean(r.Format), clean(r.Digest), clean(r.Reason))
+	}
+	for _, a := range e.Aside {
+		fmt.Fprintf(&b, "  %s  %s: %s\n", h.paint("NOT JUDGED"), clean(a.Digest), clean(a.Reason))
+	}
+	if v := e.Verdict; v != nil {
+		fmt.Fprintf(&b, "  %s, %s, %s\n", count(len(v.Violations), "violation"), count(len(v.Warnings), "warning"), count(len(v.Successes), "rule")+" passed")
 	}
 	return h.write(b.String())
 }
 
-func (h *textHandler) verdict(b *strings.Builder, v *policy.Verdict) {
+func (h *textHandler) verdict(b *strings.Builder, e *Entry) {
+	v := e.Verdict
+	for _, c := range e.causes() {
+		fmt.Fprintf(b, "  %s  %s\n", h.paint("COULD NOT CHECK"), clean(c))
+	}
 	line(b, 1, "policy", strings.TrimSpace(v.Policy.Name+" "+v.Policy.Digest))
-	line(b, 1, "as of", v.EffectiveTime.Format(time.RFC3339))
+	when := v.EffectiveTime.Format(time.RFC3339)
+	if v.BackDated {
+		when += ", which is in the past: rules that came into force later are not"
+	}
+	line(b, 1, "as of", when)
+	for _, s := range h.run.Skipped {
+		line(b, 1, "without", s+": switched off")
+	}
+	for _, s := range signedBy(e.Signers) {
+		line(b, 1, "signed", s)
+	}
+	if a := e.Accepted; a != nil && a.By != "" {
+		line(b, 1, "accepted", fmt.Sprintf("by the verdict that %s signed at %s (%s); no rule was asked", a.By, a.When.UTC().Format(time.RFC3339), a.Digest))
+	} else if a != nil {
+		line(b, 1, "note", a.Note)
+	}
 	if v.Run != "" {
 		line(b, 1, "run", v.Run)
 	}
@@ -82,7 +119,7 @@ func (h *textHandler) verdict(b *strings.Builder, v *policy.Verdict) {
 		for _, r := range v.Runs {
 			what := "passes"
 			if r.Result != policy.Pass {
-				what = "refused by " + strings.Join(r.Codes, ", ")
+				what = strings.TrimSuffix("refused by "+strings.Join(r.Codes, ", "), " by ")
 			}
 			line(b, 2, "run", r.ID+" "+what)
 		}
@@ -91,29 +128,28 @@ func (h *textHandler) verdict(b *strings.Builder, v *policy.Verdict) {
 		line(b, 1, "release", "to "+v.Destination)
 		line(b, 1, "until", v.Expiry.Format(time.RFC3339))
 	}
+	if len(v.Hosts) > 0 {
+		line(b, 1, "asked", "by rules, beside the image's own registry: "+strings.Join(v.Hosts, ", "))
+	}
 	if !h.opts.HideQuestions {
 		for _, a := range v.Questions {
-			question := asked[a.Question]
-			if question == "" {
-				question = string(a.Question)
-			}
-			fmt.Fprintf(b, "  %s %s\n", clean(question), a.Answer)
+			fmt.Fprintf(b, "  %s %s\n", clean(asked(a.Question)), a.Answer)
 			for _, m := range a.Messages {
 				fmt.Fprintf(b, "    %s\n", clean(m))
 			}
 		}
 	}
 	for _, r := range v.Violations {
-		h.result(b, "VIOLATION", r)
+		h.result(b, "VIOLATION", v, r)
 	}
 	if !h.opts.HideWarnings {
 		for _, r := range v.Warnings {
-			h.result(b, "WARNING", r)
+			h.result(b, "WARNING", v, r)
 		}
 	}
 	for _, r := range v.Notes {
 		if r.Question == "" || h.opts.HideQuestions {
-			h.result(b, "NOTE", r)
+			h.result(b, "NOTE", v, r)
 		}
 	}
 	if h.opts.Successes {
@@ -121,82 +157,71 @@ func (h *textHandler) verdict(b *strings.Builder, v *policy.Verdict) {
 			fmt.Fprintf(b, "  %s  %s\n", h.paint("SUCCESS"), heading(r))
 		}
 	}
-	fmt.Fprintf(b, "  %s, %s, %s\n", count(len(v.Violations), "violation"), count(len(v.Warnings), "warning"), count(len(v.Successes), "rule")+" passed")
 }
 
-func heading(r policy.Result) string {
-	switch {
-	case r.Code == "":
-		return clean(r.Title)
-	case r.Title == "":
-		return clean(r.Code)
+// signedBy says what each signer signed, in one line for each.
+func signedBy(list []Signer) []string {
+	var order []Signer
+	what := map[Signer][]string{}
+	for _, s := range list {
+		of := s.Of
+		s.Of = ""
+		if what[s] == nil {
+			order = append(order, s)
+		}
+		if of == "" {
+			of = "a statement of no type"
+		}
+		if !slices.Contains(what[s], of) {
+			what[s] = append(what[s], of)
+		}
 	}
-	return clean(r.Code + ": " + r.Title)
+	var out []string
+	for _, s := range order {
+		who := s.Name
+		if s.Identity != "" {
+			who = s.Identity + " of " + s.Issuer
+		}
+		out = append(out, fmt.Sprintf("by %s (%s): %s", who, s.Grade, strings.Join(what[s], ", ")))
+	}
+	return out
 }
 
-func (h *textHandler) result(b *strings.Builder, what string, r policy.Result) {
+func (h *textHandler) result(b *strings.Builder, what string, v *policy.Verdict, r policy.Result) {
 	fmt.Fprintf(b, "  %s\n", strings.TrimRight(h.paint(what)+"  "+heading(r), " "))
 	fmt.Fprintf(b, "    %s\n", clean(r.Msg))
-	if len(r.Terms) > 0 {
-		line(b, 2, "term", strings.Join(r.Terms, ", "))
-	}
-	for _, key := range slices.Sorted(maps.Keys(r.Details)) {
-		for _, s := range words(r.Details[key]) {
-			line(b, 2, key, s)
-		}
-	}
-	if r.EffectiveOn != "" {
-		line(b, 2, "in force", "from "+r.EffectiveOn)
-	}
-	if r.Solution != "" {
-		line(b, 2, "solution", r.Solution)
+	for _, d := range details(v, r, what == "VIOLATION") {
+		line(b, 2, d.label, d.value)
 	}
 }
 
-// words are the values of a detail, one a line.
-func words(v any) []string {
-	if list, ok := v.([]any); ok {
-		var out []string
-		for _, x := range list {
-			out = append(out, fmt.Sprint(x))
-		}
-		return out
-	}
-	return []string{fmt.Sprint(v)}
-}
-
+// Close implements Handler.
 func (h *textHandler) Close() error {
-	if h.err != nil {
+	switch n := h.n.total(); {
+	case h.err != nil:
 		return h.err
-	}
-	if len(h.entries) == 0 {
+	case n == 0:
 		return h.write("no image was checked\n")
-	}
-	if len(h.entries) == 1 {
+	case n == 1:
 		return nil
 	}
-	n := map[string]int{}
-	for _, e := range h.entries {
-		n[e.state()]++
-	}
-	return h.write(fmt.Sprintf("\n%s: %d passed, %d refused, %d not checked\n", count(len(h.entries), "image"), n["PASS"], n["REFUSED"], n["NOT CHECKED"]))
+	return h.write("\n" + h.n.String() + "\n")
 }
 
-func (h *textHandler) write(s string) error {
-	if _, err := io.WriteString(h.w, s); err != nil {
-		h.err = fmt.Errorf("writing report: %w", err)
+func color(word string) string {
+	switch word {
+	case statePass, "SUCCESS":
+		return "32"
+	case stateRefused, "VIOLATION":
+		return "31"
+	case stateUnchecked, "COULD NOT CHECK", "WARNING", "SET ASIDE", "NOT JUDGED":
+		return "33"
 	}
-	return h.err
-}
-
-var colors = map[string]string{
-	"PASS": "32", "SUCCESS": "32",
-	"REFUSED": "31", "VIOLATION": "31",
-	"NOT CHECKED": "33", "WARNING": "33",
+	return ""
 }
 
 func (h *textHandler) paint(word string) string {
-	if c := colors[word]; h.opts.Color && c != "" {
+	if c := color(word); h.opts.Color && c != "" {
 		return "\x1b[1;" + c + "m" + word + "\x1b[0m"
 	}
 	return word
@@ -205,34 +230,4 @@ func (h *textHandler) paint(word string) string {
 // line writes a labelled value.
 func line(b *strings.Builder, depth int, label, value string) {
 	fmt.Fprintf(b, "%s%s\n", strings.Repeat("  ", depth), strings.TrimRight(fmt.Sprintf("%-8s  %s", clean(label), clean(value)), " "))
-}
-
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
-}
-
-// clean makes text fit for one line of a terminal: control characters, line
-// breaks, and what reorders or hides text become visible escapes.
-func clean(s string) string {
-	bad := func(r rune) bool {
-		return r == unicode.ReplacementChar || unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == '\u2028' || r == '\u2029'
-	}
-	if !strings.ContainsFunc(s, bad) {
-		return s
-	}
-	var b strings.Builder
-	for _, r := range s {
-		switch {
-		case r == '\n' || r == '\t':
-			b.WriteByte(' ')
-		case bad(r):
-			fmt.Fprintf(&b, "\\u%04x", r)
-		default:
-			b.WriteRune(r)
-		}
-	}
-	return b.String()
 }

@@ -150,6 +150,7 @@ Exit codes: 0 done or passed, 1 could not be done or checked, 2 wrong usage,
 		a.keyCommand(),
 		a.logCommand(),
 		a.catalogCommand(),
+		a.policyCommand(),
 		a.doctorCommand(),
 	)
 	for _, g := range c.Commands() {

@@ -65,7 +65,7 @@ Exit codes: 0 drawn, 1 could not be checked, 2 usage, 3 nothing verifies.`,
 				if len(args) == 0 || len(e.Manifest()) == 0 {
 					return usagef("--policy judges images")
 				}
-				g.trust = v.trust
+				g.trust, g.identity = v.trust, v.identity
 				gt, _, err := g.open(cmd.Context(), "")
 				if err != nil {
 					return err

@@ -214,7 +214,7 @@ func tamperedEvidence(t *testing.T, r *rig) {
 		t.Fatal(errout)
 	}
 	pub := wrong + ".pub"
-	// verify and trace say no; gate and release could not judge.
+	// verify and trace say no; gate and release cannot judge what was altered.
 	exits := map[string]int{"verify": 3, "trace": 3, "gate": 1, "release": 1}
 	for _, args := range [][]string{{"verify", b.image, "--key", pub}, {"trace", b.image, "--key", pub}} {
 		if out, errout, code := r.Run(args...); code != exits[args[0]] || strings.Contains(out, "verified") {
@@ -224,7 +224,7 @@ func tamperedEvidence(t *testing.T, r *rig) {
 	if v := r.gate(t, b.image, policy); v.code != 0 {
 		t.Fatalf("before: exit %d", v.code)
 	}
-	if _, errout, code := r.Run("gate", b.image, "--key", pub, "--policy", policy); code != 1 {
+	if _, errout, code := r.Run("gate", b.image, "--key", pub, "--policy", policy); code != 3 {
 		t.Errorf("gate with a foreign key: exit %d: %s", code, errout)
 	}
 	// A bit of every stored envelope; the digests in the registry catch it before

@@ -21,11 +21,11 @@ import (
 	"assay.dev/assay/image"
 	"assay.dev/assay/internal/confine"
 	"assay.dev/assay/internal/gate"
+	"assay.dev/assay/internal/gate/recording"
 	"assay.dev/assay/internal/home"
 	"assay.dev/assay/internal/registry"
 	"assay.dev/assay/policy"
 	"assay.dev/assay/release"
-	"assay.dev/assay/verify"
 )
 
 // Order is what the releaser is handed on file descriptor 3.
@@ -37,22 +37,15 @@ type Order struct {
 	Image       string   `json:"image"`
 	Destination string   `json:"destination"`
 	Tags        []string `json:"tags"`
-	Policy      string   `json:"policy"`
-	Data        []string `json:"data"`
-	Keys        []Key    `json:"keys"`
-	// Log is what the gate was told of transparency logs.
-	Log verify.LogTrust `json:"log"`
+	// Policy is a recording of the policy alone: whatever it was fetched from, nothing is
+	// fetched here. PolicyRecording is its digest.
+	Policy          string `json:"policy"`
+	PolicyRecording string `json:"policyRecording"`
+	// Trust is whom the gate believed, and for when.
+	Trust gate.Trust `json:"trust"`
 	// PolicyDigest and Verdicts are what the gate concluded.
 	PolicyDigest string            `json:"policyDigest"`
 	Verdicts     []*policy.Verdict `json:"verdicts"`
-}
-
-// Key is a trusted key by value.
-type Key struct {
-	Name     string   `json:"name"`
-	PEM      string   `json:"pem"`
-	Observer bool     `json:"observer"`
-	Builders []string `json:"builders"`
 }
 
 // Main carries out one order and prints what was released as JSON.
@@ -62,30 +55,19 @@ func Main(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	h := &home.Home{Dir: o.Home, Root: o.Root}
-	// Policy and keys may lie where only the operator can read.
-	pol, err := policy.Load(ctx, o.Policy, policy.Options{Data: o.Data})
-	if err != nil {
+	client := registry.NewClient(h.RegistrySocket(), o.Registry)
+	defer client.Close()
+	route := registry.Route(o.Registry, client.HTTPTransport(), http.DefaultTransport)
+	g := &gate.Gate{Transport: route, Embedded: o.Registry, Context: policy.Context{Destination: o.Destination}}
+	// What was judged by may lie where only the operator can read.
+	if err := judgeBy(ctx, g, o); err != nil {
 		return err
-	}
-	if pol.Digest() != o.PolicyDigest {
-		return fmt.Errorf("the policy changed since the image was judged: %s, now %s; judge it again", o.PolicyDigest, pol.Digest())
-	}
-	keys := make([]verify.Key, len(o.Keys))
-	for i, k := range o.Keys {
-		if keys[i], err = verify.ParsePublicKey([]byte(k.PEM)); err != nil {
-			return err
-		}
-		keys[i].Name, keys[i].Observer, keys[i].Builders = k.Name, k.Observer, k.Builders
 	}
 	if o.Root {
 		if err := become(int(home.UIDReleaser)); err != nil {
 			return err
 		}
 	}
-	client := registry.NewClient(h.RegistrySocket(), o.Registry)
-	defer client.Close()
-	route := registry.Route(o.Registry, client.HTTPTransport(), http.DefaultTransport)
-	g := &gate.Gate{Keys: keys, Log: o.Log, Policy: pol, Transport: route, Embedded: o.Registry, Context: policy.Context{Destination: o.Destination}}
 	j, err := g.Judge(ctx, o.Image)
 	if err != nil {
 		return err
@@ -119,6 +101,30 @@ func Main(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	return json.NewEncoder(out).Encode(done)
+}
+
+// judgeBy gives the gate the order's policy and trust.
+func judgeBy(ctx context.Context, g *gate.Gate, o Order) error {
+	rec, err := recording.Open(o.Policy, o.PolicyRecording)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "assay-releaser-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	set, err := g.Functions()
+	if err != nil {
+		return err
+	}
+	if g.Policy, err = rec.Policy(ctx, dir, policy.Options{Builtins: set}); err != nil {
+		return err
+	}
+	if g.Policy.Digest() != o.PolicyDigest {
+		return fmt.Errorf("the policy changed since the image was judged: %s, now %s; judge it again", o.PolicyDigest, g.Policy.Digest())
+	}
+	return o.Trust.Apply(g)
 }
 
 // same holds the gate's verdicts against our own judgement.

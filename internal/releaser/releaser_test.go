@@ -1,12 +1,19 @@
 package releaser
 
 import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"assay.dev/assay/internal/gate"
+	"assay.dev/assay/internal/gate/recording"
 	"assay.dev/assay/internal/home"
 	"assay.dev/assay/policy"
+	"assay.dev/assay/policy/source"
 	"assay.dev/assay/report"
 	"assay.dev/assay/verify"
 )
@@ -72,5 +79,78 @@ func TestNoCredential(t *testing.T) {
 	}
 	if _, ok := k.(none); !ok {
 		t.Errorf("%T, want none", k)
+	}
+}
+
+// The releaser judges by the recorded policy and trust of the order, and by nothing
+// that merely lies where they lay.
+func TestJudgeBy(t *testing.T) {
+	dir := t.TempDir()
+	for name, content := range map[string]string{
+		"policy/policy.yaml":     "name: p\nsources: [{policy: [../rules]}]\n",
+		"rules/main.rego":        "package main\n\ndeny contains \"no\" if input.component_name == \"bad\"\n",
+		"elsewhere/ignored.rego": "package x\n",
+	} {
+		p := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(p), 0o755), os.WriteFile(p, []byte(content), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	to := filepath.Join(t.TempDir(), "recording")
+	rec, err := recording.Create(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := rec.Policy(t.Context(), filepath.Join(dir, "policy"), policy.Options{Sources: source.Local{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := verify.PublicGood()
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	id := verify.CertificateIdentity{SAN: "me@example.com", Issuer: "https://accounts.example.com"}
+	before := &gate.Gate{Instances: []*verify.Instance{in}, Identities: []verify.CertificateIdentity{id}, At: at}
+	trust, err := before.Trust()
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest, err := rec.Close(recording.Case{Trust: *trust})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The order goes through a pipe.
+	raw, err := json.Marshal(Order{Policy: to, PolicyRecording: digest, PolicyDigest: p.Digest(), Trust: *trust})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var o Order
+	if err := json.Unmarshal(raw, &o); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	g := &gate.Gate{}
+	if err := judgeBy(t.Context(), g, o); err != nil {
+		t.Fatal(err)
+	}
+	if g.Policy.Digest() != p.Digest() || !g.At.Equal(at) || len(g.Identities) != 1 || g.Identities[0].SAN != id.SAN || len(g.Instances) != 1 || string(g.Instances[0].JSON()) != string(in.JSON()) || g.Instances[0].Thresholds() != in.Thresholds() {
+		t.Errorf("handed over: %+v", g)
+	}
+	o.PolicyDigest = "sha256:" + strings.Repeat("0", 64)
+	if err := judgeBy(t.Context(), &gate.Gate{}, o); err == nil || !strings.Contains(err.Error(), "the policy changed") {
+		t.Error(err)
+	}
+	blobs, err := filepath.Glob(filepath.Join(to, "blobs/sha256/*"))
+	if err != nil || len(blobs) == 0 {
+		t.Fatal(blobs, err)
+	}
+	if err := os.WriteFile(blobs[0], []byte("package main\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := judgeBy(t.Context(), &gate.Gate{}, o); err == nil || !strings.Contains(err.Error(), "was changed") {
+		t.Error(err)
 	}
 }

@@ -1,0 +1,13 @@
+package cli
+
+import "github.com/spf13/cobra"
+
+// policyCommand holds what is done with policies beside judging by them.
+func (a *app) policyCommand() *cobra.Command {
+	c := &cobra.Command{Use: "policy", Short: "Work with policies"}
+	c.AddCommand(
+		a.policyTestCommand(),
+		a.policyVendorCommand(),
+	)
+	return c
+}
