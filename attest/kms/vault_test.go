@@ -1,7 +1,6 @@
 package kms
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -9,14 +8,9 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
-	"io"
-	"net"
-	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -25,6 +19,7 @@ import (
 
 	"assay.dev/assay/attest/dsse"
 	"assay.dev/assay/attest/signing"
+	"assay.dev/assay/internal/testrig/peer"
 	"assay.dev/assay/store"
 )
 
@@ -43,64 +38,22 @@ func readFile(path string) (string, error) {
 	return strings.TrimSpace(string(b)), store.As(store.Configuration, err)
 }
 
-// bao is an OpenBao server in development mode.
+// bao is an OpenBao server with keys and a policy to sign with them.
 type bao struct {
-	t       *testing.T
-	address string
-	key     *ecdsa.PrivateKey // signs the tokens that its JWT method accepts
+	*peer.Bao
+	t   *testing.T
+	key *ecdsa.PrivateKey // signs the tokens that its JWT method accepts
 }
 
 func startBao(t *testing.T) *bao {
 	t.Helper()
-	if os.Getenv("ASSAY_SLOW") == "" {
-		t.Skip("needs a running OpenBao: set ASSAY_SLOW=1; make test-all does")
-	}
-	binary := os.Getenv("ASSAY_OPENBAO")
-	if binary == "" {
-		t.Skip(`needs OpenBao: eval "$(tools/peers openbao)"; make test-all does`)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	host := l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	var out bytes.Buffer
-	cmd := exec.Command(binary, "server", "-dev", "-dev-no-store-token", "-dev-root-token-id=root", "-dev-listen-address="+host)
-	cmd.Dir = t.TempDir()
-	cmd.Env = append(os.Environ(), "HOME="+cmd.Dir)
-	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill() //nolint:errcheck // it may be gone
-		cmd.Wait()         //nolint:errcheck // it was killed
-		if t.Failed() {
-			t.Log(out.String())
-		}
-	})
-	b := &bao{t: t, address: "http://" + host}
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
-		resp, err := http.Get(b.address + "/v1/sys/health")
-		if err == nil {
-			resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				break
-			}
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("OpenBao does not start: %v\n%s", err, out.String())
-		}
-	}
-	b.do("PUT", "sys/mounts/transit", `{"type":"transit"}`)
+	b := &bao{Bao: peer.OpenBao(t), t: t}
+	b.Do("PUT", "sys/mounts/transit", `{"type":"transit"}`)
 	for name, kind := range map[string]string{"ec": "ecdsa-p256", "ed": "ed25519", "rsa": "rsa-2048"} {
-		b.do("PUT", "transit/keys/"+name, `{"type":"`+kind+`"}`)
+		b.Do("PUT", "transit/keys/"+name, `{"type":"`+kind+`"}`)
 	}
-	b.do("PUT", "sys/policies/acl/sign", policy(`path "transit/keys/*" { capabilities = ["read"] } path "transit/sign/*" { capabilities = ["update"] }`))
+	b.Do("PUT", "sys/policies/acl/sign", policy(`path "transit/keys/*" { capabilities = ["read"] } path "transit/sign/*" { capabilities = ["update"] }`))
+	var err error
 	if b.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		t.Fatal(err)
 	}
@@ -112,35 +65,15 @@ func startBao(t *testing.T) *bao {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.do("PUT", "sys/auth/cluster", `{"type":"jwt"}`)
-	b.do("PUT", "auth/cluster/config", `{"jwt_validation_pubkeys":[`+string(public)+`]}`)
-	b.do("PUT", "auth/cluster/role/signer", `{"role_type":"jwt","user_claim":"sub","bound_audiences":["vault"],"token_policies":["sign"],"token_ttl":"1h"}`)
+	b.Do("PUT", "sys/auth/cluster", `{"type":"jwt"}`)
+	b.Do("PUT", "auth/cluster/config", `{"jwt_validation_pubkeys":[`+string(public)+`]}`)
+	b.Do("PUT", "auth/cluster/role/signer", `{"role_type":"jwt","user_claim":"sub","bound_audiences":["vault"],"token_policies":["sign"],"token_ttl":"1h"}`)
 	return b
 }
 
 func policy(text string) string {
 	b, _ := json.Marshal(map[string]string{"policy": text}) // of strings, cannot fail
 	return string(b)
-}
-
-// do asks the server as root.
-func (b *bao) do(method, path, body string) []byte {
-	b.t.Helper()
-	req, err := http.NewRequest(method, b.address+"/v1/"+path, strings.NewReader(body))
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	req.Header.Set("X-Vault-Token", "root")
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode >= 300 {
-		b.t.Fatalf("%s %s: %s %s %v", method, path, resp.Status, answer, err)
-	}
-	return answer
 }
 
 // token makes a Vault token with the right to sign.
@@ -151,7 +84,7 @@ func (b *bao) token() string {
 			Token string `json:"client_token"`
 		} `json:"auth"`
 	}
-	if err := json.Unmarshal(b.do("POST", "auth/token/create", `{"policies":["sign"]}`), &a); err != nil {
+	if err := json.Unmarshal(b.Do("POST", "auth/token/create", `{"policies":["sign"]}`), &a); err != nil {
 		b.t.Fatal(err)
 	}
 	return a.Auth.Token
@@ -213,7 +146,7 @@ func TestVault(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	set := signing.KMSSettings{Ref: "hashivault://ec", Address: b.address, Token: b.token()}
+	set := signing.KMSSettings{Ref: "hashivault://ec", Address: b.Address, Token: b.token()}
 	for _, key := range []string{"ec", "ed", "rsa"} {
 		t.Run(key, func(t *testing.T) {
 			set := set
@@ -236,10 +169,10 @@ func TestVault(t *testing.T) {
 	})
 	t.Run("JWT", func(t *testing.T) {
 		put(b.jwt("vault"))
-		set := signing.KMSSettings{Ref: "hashivault://ec", Address: b.address, OIDCPath: "cluster", OIDCRole: "signer", OIDCTokenPath: file}
+		set := signing.KMSSettings{Ref: "hashivault://ec", Address: b.Address, OIDCPath: "cluster", OIDCRole: "signer", OIDCTokenPath: file}
 		d := signs(t, set)
 		// The login is revoked, or ran out: the next one is for the signer to open.
-		b.do("PUT", "sys/leases/revoke-prefix/auth/cluster", "{}")
+		b.Do("PUT", "sys/leases/revoke-prefix/auth/cluster", "{}")
 		_, err := d.Sign(t.Context(), message(t))
 		if store.ClassOf(err) != store.Configuration {
 			t.Errorf("revoked: %v", err)
@@ -250,7 +183,7 @@ func TestVault(t *testing.T) {
 	})
 	t.Run("SPIRE", func(t *testing.T) {
 		agent := startWorkloadAPI(t, b.jwt)
-		set := signing.KMSSettings{Ref: "hashivault://ec", Address: b.address, OIDCPath: "cluster", OIDCRole: "signer", SpireSock: "unix://" + agent, SpireAudience: "vault"}
+		set := signing.KMSSettings{Ref: "hashivault://ec", Address: b.Address, OIDCPath: "cluster", OIDCRole: "signer", SpireSock: "unix://" + agent, SpireAudience: "vault"}
 		signs(t, set)
 		set.SpireSock = agent // a bare path too
 		signs(t, set)
@@ -261,7 +194,7 @@ func TestVault(t *testing.T) {
 	})
 	t.Run("rotation in the service", func(t *testing.T) {
 		d := signs(t, set)
-		b.do("POST", "transit/keys/ec/rotate", "")
+		b.Do("POST", "transit/keys/ec/rotate", "")
 		m := message(t)
 		s, err := d.Sign(t.Context(), m)
 		if err != nil {
@@ -291,7 +224,7 @@ func TestVault(t *testing.T) {
 	})
 	t.Run("sealed", func(t *testing.T) {
 		d := signs(t, set)
-		b.do("PUT", "sys/seal", "")
+		b.Do("PUT", "sys/seal", "")
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
 		if _, err := d.Sign(ctx, message(t)); err == nil || store.ClassOf(err) != store.Transient {

@@ -18,17 +18,7 @@ import (
 // TestCluster: a Snapshot and a key that are objects of a cluster.
 func TestCluster(t *testing.T) {
 	c := kubetest.Start(t)
-	c.Apply(t, `apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: snapshots.appstudio.redhat.com}
-spec:
-  group: appstudio.redhat.com
-  scope: Namespaced
-  names: {plural: snapshots, singular: snapshot, kind: Snapshot}
-  versions:
-  - {name: v1alpha1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
-`)
-	c.Kubectl(t, "wait", "--for=condition=Established", "crd/snapshots.appstudio.redhat.com", "--timeout=60s")
+	c.Define(t, "snapshots", "Snapshot")
 	ns, key := c.Namespace(t), storetest.NewKey(t)
 	s := newShelf(t)
 	s.signTag(nil, how{key: key})

@@ -122,17 +122,7 @@ func TestSources(t *testing.T) {
 // kube-apiserver, asked by the real assayd. The test runs with ASSAY_SLOW=1.
 func TestClusterPolicy(t *testing.T) {
 	c := kubetest.Start(t)
-	c.Apply(t, `apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: enterprisecontractpolicies.appstudio.redhat.com}
-spec:
-  group: appstudio.redhat.com
-  scope: Namespaced
-  names: {plural: enterprisecontractpolicies, singular: enterprisecontractpolicy, kind: EnterpriseContractPolicy}
-  versions:
-  - {name: v1alpha1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
-`)
-	c.Kubectl(t, "wait", "--for=condition=Established", "crd/enterprisecontractpolicies.appstudio.redhat.com", "--timeout=60s")
+	c.Define(t, "enterprisecontractpolicies", "EnterpriseContractPolicy")
 	ns := c.Namespace(t)
 	c.Apply(t, "apiVersion: appstudio.redhat.com/v1alpha1\nkind: EnterpriseContractPolicy\nmetadata: {name: mine, namespace: "+ns+"}\nspec: {name: of the cluster, sources: [{policy: [./rules]}]}\n")
 	program, dir := filepath.Join(testrig.Binaries(t), "ec"), t.TempDir()

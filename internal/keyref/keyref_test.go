@@ -12,19 +12,16 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"assay.dev/assay/internal/keyref"
 	"assay.dev/assay/internal/testrig"
 	"assay.dev/assay/internal/testrig/kubetest"
+	"assay.dev/assay/internal/testrig/peer"
 )
 
 func newKey(t *testing.T) (private, public []byte) {
@@ -164,60 +161,10 @@ func check(t *testing.T, ref string, o keyref.Options, want []byte, says string)
 }
 
 func TestVault(t *testing.T) {
-	if os.Getenv("ASSAY_SLOW") == "" {
-		t.Skip("needs a running OpenBao: set ASSAY_SLOW=1; make test-all does")
-	}
-	binary := os.Getenv("ASSAY_OPENBAO")
-	if binary == "" {
-		t.Skip(`needs OpenBao: eval "$(tools/peers openbao)"; make test-all does`)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	host := l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	home := t.TempDir()
-	c := exec.Command(binary, "server", "-dev", "-dev-no-store-token", "-dev-root-token-id=root", "-dev-listen-address="+host)
-	c.Dir, c.Env = home, append(os.Environ(), "HOME="+home)
-	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		c.Process.Kill() //nolint:errcheck // it may be gone
-		c.Wait()         //nolint:errcheck // it was killed
-	})
-	do := func(method, path, body string) (int, []byte) {
-		req, err := http.NewRequest(method, "http://"+host+"/v1/"+path, strings.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("X-Vault-Token", "root")
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return 0, nil
-		}
-		defer resp.Body.Close()
-		var b bytes.Buffer
-		if _, err := b.ReadFrom(resp.Body); err != nil {
-			t.Fatal(err)
-		}
-		return resp.StatusCode, b.Bytes()
-	}
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
-		if code, _ := do("GET", "sys/health", ""); code == http.StatusOK {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("OpenBao does not start")
-		}
-	}
-	do("PUT", "sys/mounts/transit", `{"type":"transit"}`)
-	do("PUT", "transit/keys/release", `{"type":"ecdsa-p256"}`)
-	_, raw := do("GET", "transit/keys/release", "")
+	b, home := peer.OpenBao(t), t.TempDir()
+	b.Do("PUT", "sys/mounts/transit", `{"type":"transit"}`)
+	b.Do("PUT", "transit/keys/release", `{"type":"ecdsa-p256"}`)
+	raw := b.Do("GET", "transit/keys/release", "")
 	var answer struct {
 		Data struct {
 			Keys map[string]struct {
@@ -234,7 +181,7 @@ func TestVault(t *testing.T) {
 	t.Setenv("VAULT_ADDR", "")
 	t.Setenv("VAULT_TOKEN", "")
 	check(t, "hashivault://release", o, nil, "set VAULT_ADDR")
-	t.Setenv("VAULT_ADDR", "http://"+host)
+	t.Setenv("VAULT_ADDR", b.Address)
 	check(t, "hashivault://release", o, nil, "set VAULT_TOKEN")
 	if err := os.WriteFile(filepath.Join(home, ".vault-token"), []byte("root\n"), 0o600); err != nil {
 		t.Fatal(err)

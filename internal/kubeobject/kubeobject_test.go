@@ -17,17 +17,7 @@ import (
 	"assay.dev/assay/internal/testrig/kubetest"
 )
 
-const objects = `apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: snapshots.appstudio.redhat.com}
-spec:
-  group: appstudio.redhat.com
-  scope: Namespaced
-  names: {plural: snapshots, singular: snapshot, kind: Snapshot}
-  versions:
-  - {name: v1alpha1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
----
-apiVersion: v1
+const objects = `apiVersion: v1
 kind: Secret
 metadata: {name: keys, namespace: default}
 stringData: {cosign.pub: a key}
@@ -35,8 +25,8 @@ stringData: {cosign.pub: a key}
 
 func TestGet(t *testing.T) {
 	c := kubetest.Start(t)
+	c.Define(t, "snapshots", "Snapshot")
 	c.Apply(t, objects)
-	c.Kubectl(t, "wait", "--for=condition=Established", "crd/snapshots.appstudio.redhat.com", "--timeout=60s")
 	ns := c.Namespace(t)
 	c.Apply(t, `apiVersion: appstudio.redhat.com/v1alpha1
 kind: Snapshot

@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	"assay.dev/assay/attest/strictjson"
+	"assay.dev/assay/policy/source"
 )
 
 // Recording is a recording that was read back. Make one with Open.
@@ -38,7 +39,7 @@ func Open(dir, want string) (*Recording, error) {
 }
 
 func (r *Recording) open(want string) error {
-	raw, err := readBounded(filepath.Join(r.dir, mainFile), maxMain)
+	raw, err := source.ReadFile(filepath.Join(r.dir, mainFile), maxMain)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w; a recording is what `assay gate --record` leaves, once it has ended", err)
 	}
@@ -46,7 +47,7 @@ func (r *Recording) open(want string) error {
 		return err
 	}
 	r.digest = digestOf(raw)
-	beside, err := readBounded(filepath.Join(r.dir, digestFile), 4<<10)
+	beside, err := source.ReadFile(filepath.Join(r.dir, digestFile), 4<<10)
 	if err != nil {
 		return err
 	}
@@ -131,7 +132,7 @@ func (r *Recording) blob(digest string) ([]byte, error) {
 	if !digestForm.MatchString(digest) {
 		return nil, fmt.Errorf("%q is no sha256 digest", digest)
 	}
-	b, err := readBounded(r.path(digest), maxInMemory)
+	b, err := source.ReadFile(r.path(digest), maxInMemory)
 	if err != nil {
 		return nil, err
 	}
@@ -202,22 +203,6 @@ func (b *body) Read(p []byte) (int, error) {
 		return n, errors.New(b.cut)
 	}
 	return n, err
-}
-
-func readBounded(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(b)) > limit {
-		return nil, fmt.Errorf("%s is larger than %d MiB", path, limit>>20)
-	}
-	return b, nil
 }
 
 func digestOf(b []byte) string {

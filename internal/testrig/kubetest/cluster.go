@@ -294,3 +294,21 @@ func Tail(file string) string {
 	}
 	return string(b)
 }
+
+// Define has the cluster serve a namespaced kind of group appstudio.redhat.com, version
+// v1alpha1, whose objects may hold anything.
+func (c *Cluster) Define(t testing.TB, plural, kind string) {
+	t.Helper()
+	name := plural + ".appstudio.redhat.com"
+	c.Apply(t, `apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: `+name+`}
+spec:
+  group: appstudio.redhat.com
+  scope: Namespaced
+  names: {plural: `+plural+`, singular: `+strings.ToLower(kind)+`, kind: `+kind+`}
+  versions:
+  - {name: v1alpha1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
+`)
+	c.Kubectl(t, "wait", "--for=condition=Established", "crd/"+name, "--timeout=60s")
+}

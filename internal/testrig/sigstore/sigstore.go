@@ -5,8 +5,9 @@
 //
 // What it makes is in the forms of the real ones; the protocols are those of RFC
 // 6962 (certificate log), Rekor v1 and RFC 3161, and each entry of the transparency
-// log is under a checkpoint of its own. Fulcio and Rekor themselves are run by the
-// tests of packages fulcio and tlog.
+// log is under a checkpoint of its own. That is a Deployment.
+//
+// Servers are Fulcio and Rekor themselves, for what cosign signs with them.
 package sigstore
 
 import (
@@ -161,15 +162,8 @@ func Extension(n int, value string) pkix.Extension {
 // sct is the certificate log's promise to hold a certificate (RFC 6962, 3.2).
 func (d *Deployment) sct(pre *x509.Certificate, at time.Time) pkix.Extension {
 	log := sha256.Sum256(spki(d.t, d.ctKey.Public()))
-	issuer := sha256.Sum256(d.ca.RawSubjectPublicKeyInfo)
 	millis := binary.BigEndian.AppendUint64(nil, uint64(at.UnixMilli()))
-	tbs := pre.RawTBSCertificate
-	signed := append([]byte{0, 0}, millis...)
-	signed = append(signed, 0, 1)
-	signed = append(signed, issuer[:]...)
-	signed = append(signed, byte(len(tbs)>>16), byte(len(tbs)>>8), byte(len(tbs)))
-	signed = append(append(signed, tbs...), 0, 0)
-	sig := Sign(d.t, d.ctKey, signed)
+	sig := Sign(d.t, d.ctKey, signedEntry(pre.RawTBSCertificate, sha256.Sum256(d.ca.RawSubjectPublicKeyInfo), uint64(at.UnixMilli())))
 	one := append([]byte{0}, log[:]...)
 	one = append(append(one, millis...), 0, 0, 4, 3)
 	one = append(binary.BigEndian.AppendUint16(one, uint16(len(sig))), sig...)
@@ -178,6 +172,14 @@ func (d *Deployment) sct(pre *x509.Certificate, at time.Time) pkix.Extension {
 	der, err := asn1.Marshal(list)
 	must(d.t, err)
 	return pkix.Extension{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 2}, Value: der}
+}
+
+// signedEntry is what a certificate log signs of a certificate that is to be.
+func signedEntry(tbs []byte, issuer [32]byte, millis uint64) []byte {
+	out := append(binary.BigEndian.AppendUint64([]byte{0, 0}, millis), 0, 1)
+	out = append(out, issuer[:]...)
+	out = append(out, byte(len(tbs)>>16), byte(len(tbs)>>8), byte(len(tbs)))
+	return append(append(out, tbs...), 0, 0)
 }
 
 // Sign signs a message's SHA-256.
