@@ -1,7 +1,6 @@
 package ec
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,12 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
-	"github.com/open-policy-agent/opa/v1/ast"
 	"sigs.k8s.io/yaml"
 
+	"assay.dev/assay/internal/ec/input"
 	"assay.dev/assay/policy/conforma"
 )
 
@@ -28,8 +26,8 @@ const maxInputFiles = 10_000
 // readInput reads what an argument names: a file, a folder's files, or a document
 // written out.
 func readInput(arg string) ([]conforma.Document, error) {
-	if json.Valid([]byte(arg)) || isYAMLMap(arg) {
-		values, err := parseInput("", []byte(arg))
+	if json.Valid([]byte(arg)) || input.IsMap(arg) {
+		values, err := input.Parse("", []byte(arg))
 		return []conforma.Document{{Name: "", Values: values}}, err
 	}
 	info, err := os.Stat(arg)
@@ -62,7 +60,7 @@ func readInput(arg string) ([]conforma.Document, error) {
 		if err != nil {
 			return nil, err
 		}
-		values, err := parseInput(filepath.Ext(f), raw)
+		values, err := input.Parse(filepath.Ext(f), raw)
 		if err != nil {
 			return nil, fmt.Errorf("parsing %s: %w", f, err)
 		}
@@ -71,97 +69,16 @@ func readInput(arg string) ([]conforma.Document, error) {
 	return out, nil
 }
 
-func isYAMLMap(s string) bool {
-	var m map[string]any
-	return s != "" && yaml.Unmarshal([]byte(s), &m) == nil
-}
-
-// parseInput reads the documents of a file: those of YAML, or the elements of an
-// array, or the one value.
-func parseInput(ext string, raw []byte) ([]ast.Value, error) {
-	var docs [][]byte
-	switch strings.ToLower(ext) {
-	case ".json":
-		docs = [][]byte{raw}
-	case ".yaml", ".yml", "":
-		for _, d := range splitYAML(raw) {
-			j, err := yaml.YAMLToJSON(d)
-			if err != nil {
-				return nil, err
-			}
-			docs = append(docs, j)
-		}
-	default:
-		return nil, fmt.Errorf("files of the kind %s are not read; JSON and YAML are", ext)
-	}
-	var out []ast.Value
-	for _, d := range docs {
-		if !json.Valid(d) {
-			var v any
-			return nil, json.Unmarshal(d, &v)
-		}
-		v, err := ast.ValueFromReader(bytes.NewReader(d))
-		if err != nil {
-			return nil, err
-		}
-		if a, ok := v.(*ast.Array); ok && len(docs) == 1 {
-			for i := range a.Len() {
-				out = append(out, a.Elem(i).Value)
-			}
-			continue
-		}
-		out = append(out, v)
-	}
-	return out, nil
-}
-
-// splitYAML are the documents of a YAML file, without those of nothing but
-// comments.
-func splitYAML(raw []byte) [][]byte {
-	var out [][]byte
-	var doc []byte
-	content := false
-	end := func() {
-		if content {
-			out = append(out, doc)
-		}
-		doc, content = nil, false
-	}
-	for line := range bytes.Lines(raw) {
-		trimmed := bytes.TrimRight(line, " \t\r\n")
-		if bytes.Equal(trimmed, []byte("---")) || bytes.HasPrefix(trimmed, []byte("--- ")) {
-			end()
-			line = bytes.TrimPrefix(line, []byte("---"))
-			trimmed = bytes.TrimSpace(line)
-		}
-		if len(bytes.TrimSpace(trimmed)) > 0 && !bytes.HasPrefix(bytes.TrimSpace(trimmed), []byte("#")) {
-			content = true
-		}
-		doc = append(doc, line...)
-	}
-	end()
-	return out
-}
-
 // inputReport is the report of `validate input`.
 type inputReport struct {
 	Success       bool           `json:"success"`
-	FilePaths     []inputEntry   `json:"filepaths"`
+	FilePaths     []input.Entry  `json:"filepaths"`
 	Policy        *conforma.Spec `json:"policy"`
 	Version       string         `json:"ec-version"`
 	EffectiveTime time.Time      `json:"effective-time"`
 	Assay         *additions     `json:"assay,omitempty"`
 
 	colour bool
-}
-
-type inputEntry struct {
-	FilePath     string            `json:"filepath"`
-	Violations   []conforma.Result `json:"violations"`
-	Warnings     []conforma.Result `json:"warnings"`
-	Successes    []conforma.Result `json:"successes"`
-	Success      bool              `json:"success"`
-	SuccessCount int               `json:"success-count"`
 }
 
 // inputs judges files.
@@ -195,46 +112,18 @@ func (in *inputs) all(ctx context.Context, args []string, add *additions) (*inpu
 
 // report is that of documents that were evaluated.
 func (in *inputs) report(args []string, evaluations []*conforma.Evaluation, add *additions) *inputReport {
-	success, nested := true, false
 	for i, e := range evaluations {
 		add.note(args[i], e)
-		success = success && !failing(e.Outcomes)
-		nested = nested || failing(e.Nested)
 	}
 	slices.Sort(add.ForeignRegistries)
-	add.NestedViolations = success && nested
-	r := &inputReport{Success: success && !nested, FilePaths: []inputEntry{}, Policy: in.spec, Version: Version(), EffectiveTime: in.when}
-	for i, e := range evaluations {
-		if add.NestedViolations {
-			e.Outcomes = append(e.Outcomes, e.Nested...)
-		}
-		r.FilePaths = append(r.FilePaths, in.entry(args[i], e))
-	}
-	slices.SortStableFunc(r.FilePaths, func(a, b inputEntry) int { return strings.Compare(b.FilePath, a.FilePath) })
+	r := &inputReport{Policy: in.spec, Version: Version(), EffectiveTime: in.when}
+	o := input.Options{Info: in.info, Warnings: in.show.warnings, Successes: in.show.successes}
+	r.FilePaths, r.Success, add.NestedViolations = input.Entries(args, evaluations, o)
 	add.LogsAsked = in.verify.search.hosts()
 	if !add.empty() {
 		r.Assay = add
 	}
 	return r
-}
-
-func (in *inputs) entry(name string, e *conforma.Evaluation) inputEntry {
-	all := &judged{violations: []conforma.Result{}, warnings: []conforma.Result{}, successes: []conforma.Result{}}
-	all.take(e.Outcomes)
-	for _, l := range [][]conforma.Result{all.violations, all.warnings, all.successes} {
-		conforma.Sort(l)
-		if !in.info {
-			conforma.Condense(l)
-		}
-	}
-	out := inputEntry{FilePath: name, Violations: all.violations, Success: len(all.violations) == 0, SuccessCount: len(all.successes)}
-	if in.show.warnings {
-		out.Warnings = all.warnings
-	}
-	if in.show.successes {
-		out.Successes = all.successes
-	}
-	return out
 }
 
 func (r *inputReport) render(w io.Writer, t target) error {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"assay.dev/assay/internal/ec/input"
 	"assay.dev/assay/internal/ec/server"
 	"assay.dev/assay/policy/conforma"
 )
@@ -63,30 +63,10 @@ func (s *inputServer) current(ctx context.Context) (inputs, error) {
 	return s.inputs, nil
 }
 
-var errNoInput = &server.Error{Message: "request body is not valid JSON or YAML", Status: http.StatusBadRequest}
-
 func (s *inputServer) judge(ctx context.Context, r server.Request) (server.Verdict, error) {
-	isJSON, ext := json.Valid(r.Body), ".yaml"
-	switch r.MediaType {
-	case "application/json":
-		if !isJSON {
-			return server.Verdict{}, errNoInput
-		}
-		ext = ".json"
-	case "application/yaml", "application/x-yaml", "text/yaml":
-		if !isYAMLMap(string(r.Body)) {
-			return server.Verdict{}, errNoInput
-		}
-	default:
-		if isJSON {
-			ext = ".json"
-		} else if !isYAMLMap(string(r.Body)) {
-			return server.Verdict{}, errNoInput
-		}
-	}
-	values, err := parseInput(ext, r.Body)
+	values, err := input.FromRequest(r)
 	if err != nil {
-		return server.Verdict{}, errNoInput
+		return server.Verdict{}, err
 	}
 	in, err := s.current(ctx)
 	if err != nil {

@@ -3,7 +3,6 @@ package gate
 import (
 	"context"
 	"time"
-
 )
 
 // Again is a gate like this one that has asked nobody anything yet: what a server makes
@@ -32,5 +31,3 @@ func (g *Gate) Resolve(ctx context.Context, ref string) (string, error) {
 	}
 	return m.ref(), nil
 }
-
-

@@ -190,6 +190,9 @@ func TestRegistryFaults(t *testing.T) {
 			if v := list[0].Verdict; v != nil && len(v.Violations) > 0 {
 				said = v.Violations[0].Msg
 			}
+			for _, x := range list[0].Rejected {
+				said += "\n" + x.Reason
+			}
 			if n.Passed != 1 || !strings.Contains(said, tc.want) {
 				t.Errorf("%+v, %s; want %q", n, said, tc.want)
 			}

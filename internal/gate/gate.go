@@ -90,16 +90,18 @@ type Gate struct {
 	// Issue, where set, is told of every image that the policy passed. Where it fails the
 	// image counts as one that could not be checked: what was asked for is not there.
 	Issue func(ctx context.Context, e *verify.Evidence, v *policy.Verdict, c policy.Context) error
-	// Workers is how many images are judged at a time. Default: one for each core,
-	// at most eight.
+	// Workers is how many images are judged at a time. Default: two for each core, at
+	// most eight. Of them no more than cores and one evaluate rules, which takes most
+	// of the memory; the others wait for registries.
 	Workers int
 	// Progress, where set, is told how many images of how many are done. Calls
 	// follow one another.
 	Progress func(done, of int)
 
-	once  sync.Once
-	cache *pullcache.Cache
-	base  http.RoundTripper // the cache behind the tap
+	once       sync.Once
+	evaluating chan struct{} // a place for each evaluation under way
+	cache      *pullcache.Cache
+	base       http.RoundTripper // the cache behind the tap
 
 	mu        sync.Mutex                   // guards what follows
 	allowed   map[string]http.RoundTripper // by repository
@@ -124,8 +126,9 @@ const maxAuthorized = 4096
 
 func (g *Gate) open() {
 	g.once.Do(func() {
-		g.cache = pullcache.New(g.Transport, pullcache.Options{MaxTotal: 32 << 20, Retry: g.Retry})
+		g.cache = pullcache.New(g.Transport, pullcache.Options{MaxTotal: 8 << 20, Retry: g.Retry})
 		g.base = g.cache
+		g.evaluating = make(chan struct{}, runtime.GOMAXPROCS(0)+1)
 		if g.Tap != nil {
 			g.base = g.Tap(g.base)
 		}
@@ -147,11 +150,23 @@ func (g *Gate) Requests() int64 {
 	return g.cache.Requests()
 }
 
+// evaluate asks the policy, when it is an image's turn.
+func (g *Gate) evaluate(ctx context.Context, e *verify.Evidence, c policy.Context) (*policy.Verdict, error) {
+	g.open()
+	select {
+	case g.evaluating <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	defer func() { <-g.evaluating }()
+	return g.Policy.Evaluate(ctx, e, c)
+}
+
 func (g *Gate) workers() int {
 	if g.Workers > 0 {
 		return g.Workers
 	}
-	return min(runtime.NumCPU(), 8)
+	return min(2*runtime.GOMAXPROCS(0), 8)
 }
 
 // Judgement is what came of one reference.

@@ -182,7 +182,7 @@ func (g *Gate) judge(ctx context.Context, m *image, whole *policy.Snapshot) repo
 		e.Err = err
 		return e
 	}
-	e.Verdict, e.Err = g.Policy.Evaluate(ctx, got.Evidence, c)
+	e.Verdict, e.Err = g.evaluate(ctx, got.Evidence, c)
 	if g.Issue != nil && e.Passed() {
 		if err := g.Issue(ctx, got.Evidence, e.Verdict, c); err != nil {
 			e.Verdict, e.Err = nil, fmt.Errorf("%s passes, but the summary that says so could not be made: %w", m.ref, err)

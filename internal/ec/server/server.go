@@ -47,6 +47,8 @@ type Request struct {
 type Verdict struct {
 	Report []byte
 	Pass   bool
+	// Result is what the header says. Default: pass or fail.
+	Result string
 }
 
 // A Judge judges. It fails with an *Error for what the client should hear; of any
@@ -66,6 +68,8 @@ type Options struct {
 	// MaxBody and MaxTime are for one request. Default: the constants.
 	MaxBody int64
 	MaxTime time.Duration
+	// Header carries the result. Default: X-Conforma-Result.
+	Header string
 	// Ready says whether judgements can be asked for. Required: without, never.
 	Ready func() bool
 	// Log gets a line for each request and for each failure. Default: none.
@@ -79,6 +83,9 @@ func Handler(judges map[string]Judge, o Options) http.Handler {
 	}
 	if o.MaxTime <= 0 {
 		o.MaxTime = MaxTime
+	}
+	if o.Header == "" {
+		o.Header = "X-Conforma-Result"
 	}
 	if o.Ready == nil {
 		o.Ready = func() bool { return false }
@@ -126,7 +133,10 @@ func (o *Options) answer(w http.ResponseWriter, r *http.Request, judge Judge) {
 	if v.Pass {
 		result = "pass"
 	}
-	w.Header().Set("X-Conforma-Result", result)
+	if v.Result != "" {
+		result = v.Result
+	}
+	w.Header().Set(o.Header, result)
 	_, _ = w.Write(v.Report)
 }
 
