@@ -87,6 +87,8 @@ type session struct {
 	cancel   topdown.Cancel
 	tracer   topdown.QueryTracer // nil: none
 	progress progress
+	// functions take the place of the source's; nil: none do.
+	functions map[string]*topdown.Builtin
 }
 
 // run evaluates a query. It returns what each line came to, and the errors of
@@ -98,12 +100,16 @@ func (g *group) run(ctx context.Context, s *session, q *prepared, store storage.
 	}
 	defer store.Abort(ctx, txn)
 	var failed []topdown.Error
+	functions := g.functions
+	if s.functions != nil {
+		functions = s.functions
+	}
 	query := topdown.NewQuery(q.body).
 		WithQueryCompiler(q.compiler).
 		WithCompiler(g.compiler).
 		WithStore(store).
 		WithTransaction(txn).
-		WithBuiltins(g.functions).
+		WithBuiltins(functions).
 		WithInterQueryBuiltinValueCache(g.values).
 		WithInput(doc).
 		WithTime(s.when).

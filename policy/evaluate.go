@@ -53,6 +53,9 @@ type Context struct {
 	Destination string
 	// Validity bounds the verdict's expiry; zero: DefaultValidity.
 	Validity time.Duration
+	// Builtins answer the ec.* functions in this judgement; nil: those that the policy
+	// was loaded with. One policy can then be asked about evidence of several places.
+	Builtins *builtin.Set
 }
 
 // Evaluate judges verified evidence. It returns a verdict only if every selected
@@ -105,6 +108,9 @@ func (p *Policy) evaluate(ctx context.Context, e evidence, c Context) (*Verdict,
 			v.Digests = []string{e.Digest()}
 		}
 		s := p.session(facts, cancel)
+		if c.Builtins != nil {
+			s.functions = c.Builtins.Topdown()
+		}
 		current.Store(s)
 		best, err := p.judgeRuns(ctx, s, facts, v)
 		if err != nil {

@@ -101,15 +101,20 @@ func (p *Policy) Rules(at time.Time) []RuleInfo {
 	if at.IsZero() {
 		at = time.Now()
 	}
+	return p.list(target{when: at})
+}
+
+// list is Rules for what scoped items are compared with.
+func (p *Policy) list(t target) []RuleInfo {
 	var out []RuleInfo
 	for _, g := range p.groups {
-		c := criteriaFor(&p.spec, g, target{when: at})
+		c := criteriaFor(&p.spec, g, t)
 		rules := slices.Clone(g.all)
 		slices.SortStableFunc(rules, func(a, b *rule) int {
 			return cmp.Or(cmp.Compare(a.pkg, b.pkg), cmp.Compare(a.code, b.code), cmp.Compare(a.file, b.file), cmp.Compare(a.line, b.line))
 		})
 		for _, r := range rules {
-			out = append(out, r.info(g, c, at))
+			out = append(out, r.info(g, c, t.when))
 		}
 	}
 	return out

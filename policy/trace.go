@@ -97,6 +97,9 @@ func (p *Policy) trace(ctx context.Context, e evidence, c Context, g *group, r *
 	where := func(err error) error { return err }
 	return bounded(ctx, p.meter, p.limits, where, func(ctx context.Context, cancel topdown.Cancel) (*Explanation, error) {
 		s := p.session(facts, cancel)
+		if c.Builtins != nil {
+			s.functions = c.Builtins.Topdown()
+		}
 		t := &tracer{file: r.file, line: r.line, input: doc.Value, data: g.data, inside: map[uint64]int{}, seen: map[string]bool{}}
 		s.tracer = t
 		answer, _, err := g.run(builtin.Record(ctx, s.recorder), s, q, store, doc)

@@ -6,6 +6,10 @@ import "github.com/spf13/cobra"
 func (a *app) policyCommand() *cobra.Command {
 	c := &cobra.Command{Use: "policy", Short: "Work with policies"}
 	c.AddCommand(
+		a.policyCheckCommand(),
+		a.policyDiffCommand(),
+		a.policyDocCommand(),
+		a.policyShowCommand(),
 		a.policyTestCommand(),
 		a.policyVendorCommand(),
 	)
