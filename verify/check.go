@@ -57,7 +57,7 @@ func (c *checker) item(it store.Item) error {
 		if errors.Is(it.Err, store.ErrAltered) {
 			return as(KindAltered, err)
 		}
-		return err
+		return as(KindUnreadable, err)
 	}
 	switch {
 	case it.Format == store.FormatBundle, it.Format == FormatBundleFile:
@@ -322,12 +322,21 @@ type voucher struct {
 func (c *checker) voucherOf(it store.Item, env *dsse.Envelope, read entity) (voucher, error) {
 	sig := env.Signatures[0].Sig
 	found, logged, err := c.byCertificate(it, read, c.artifact, func(k dsse.PublicKey) tlog.Signed {
-		return tlog.Signed{PayloadType: env.PayloadType, Payload: env.Payload, Sig: sig, Key: k}
+		return inEnvelope(it, env, env.Signatures[0], k)
 	})
 	if err != nil {
 		return voucher{}, err
 	}
 	return voucher{identity: certificateIdentity(found), sig: sig, logged: logged}, nil
+}
+
+// inEnvelope is what to ask logs about a signature of an envelope.
+func inEnvelope(it store.Item, env *dsse.Envelope, sig dsse.Signature, key dsse.PublicKey) tlog.Signed {
+	s := tlog.Signed{PayloadType: env.PayloadType, Payload: env.Payload, Sig: sig.Sig, Key: key, KeyID: sig.KeyID}
+	if it.MediaType == api.MediaTypeDSSE {
+		s.Envelope = it.Content
+	}
+	return s
 }
 
 // vouchers are the trusted keys' signatures, those that a log holds where one must.
@@ -353,7 +362,7 @@ func (c *checker) vouchers(it store.Item, env *dsse.Envelope, read entity) ([]vo
 	for _, a := range accepted {
 		i := slices.IndexFunc(c.ring, func(k trusted) bool { return k.public.Fingerprint() == a.Key.Fingerprint() })
 		v := voucher{key: c.ring[i], sig: a.Signature.Sig, identity: identity(c.ring[i], first(a.Signature.KeyID, a.Key.KeyID()))}
-		entries, why := c.logged(it, tlog.Signed{PayloadType: env.PayloadType, Payload: env.Payload, Sig: a.Signature.Sig, Key: a.Key})
+		entries, why := c.logged(it, inEnvelope(it, env, a.Signature, a.Key))
 		if err := c.demand(entries, why); err != nil {
 			refused = as(KindNotLogged, err)
 			continue

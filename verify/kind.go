@@ -15,6 +15,8 @@ const (
 	KindMalformed Kind = "malformed"
 	// KindAltered: the bytes are not those that their digest stands for.
 	KindAltered Kind = "altered"
+	// KindUnreadable: it is listed, and it is gone, too large, or refused by its keeper.
+	KindUnreadable Kind = "unreadable"
 	// KindInvalidSignature: no signature of a trusted signer over these bytes.
 	KindInvalidSignature Kind = "invalid-signature"
 	// KindNotLogged: signed, and nobody vouches for it being seen, or for when.

@@ -8,40 +8,6 @@ import (
 	"time"
 )
 
-// VSA is SLSA's verification summary, v0.2 and v1: somebody's verdict about an
-// artifact.
-type VSA struct {
-	predicateType string
-	Verifier      struct {
-		ID      string            `json:"id"`
-		Version map[string]string `json:"version,omitempty"`
-	} `json:"verifier"`
-	TimeVerified       time.Time              `json:"timeVerified,omitzero"`
-	ResourceURI        string                 `json:"resourceUri"`
-	Policy             Resource               `json:"policy,omitzero"`
-	InputAttestations  []Resource             `json:"inputAttestations,omitempty"`
-	VerificationResult string                 `json:"verificationResult"` // PASSED, FAILED
-	VerifiedLevels     []string               `json:"verifiedLevels,omitempty"`
-	PolicyLevel        string                 `json:"policyLevel,omitempty"` // v0.2
-	DependencyLevels   map[string]json.Number `json:"dependencyLevels,omitempty"`
-	SLSAVersion        string                 `json:"slsaVersion,omitempty"`
-}
-
-// Type implements Predicate.
-func (v *VSA) Type() string { return v.predicateType }
-
-func (v *VSA) check() error {
-	switch {
-	case v.Verifier.ID == "":
-		return missing("verifier id")
-	case v.ResourceURI == "":
-		return missing("resourceUri")
-	case v.VerificationResult != "PASSED" && v.VerificationResult != "FAILED":
-		return fmt.Errorf("at [verificationResult]: %.40q; want PASSED or FAILED", v.VerificationResult)
-	}
-	return nil
-}
-
 // TestResults is in-toto's test-result v0.1.
 type TestResults struct {
 	Result        string     `json:"result"` // PASSED, WARNED, FAILED
@@ -92,11 +58,37 @@ func (v *Vulnerabilities) Found() []Found {
 	if v.predicateType == VulnsCosign {
 		return nil
 	}
-	var out []Found
-	if json.Unmarshal(v.Scanner.Result, &out) != nil {
+	out, err := v.found()
+	if err != nil {
 		return nil // check made sure that it is a list of these
 	}
 	return out
+}
+
+// found reads the list. The text of v0.1 puts what it says of each into a member of its
+// own, its example and v0.2 do not.
+func (v *Vulnerabilities) found() ([]Found, error) {
+	var list []struct {
+		Found
+		Vulnerability *Found `json:"vulnerability,omitempty"`
+	}
+	if err := decode(v.Scanner.Result, &list); err != nil {
+		return nil, fmt.Errorf("at [scanner result]: %w", err)
+	}
+	out := []Found{}
+	for i, f := range list {
+		if f.Vulnerability != nil && v.predicateType == VulnsV01 {
+			if f.ID != "" {
+				return nil, fmt.Errorf("at [scanner result %d]: both id and vulnerability", i)
+			}
+			f.Found = *f.Vulnerability
+		}
+		if f.ID == "" {
+			return nil, missing(fmt.Sprintf("scanner result %d id", i))
+		}
+		out = append(out, f.Found)
+	}
+	return out, nil
 }
 
 // Found is one vulnerability of a report.
@@ -121,16 +113,8 @@ func (v *Vulnerabilities) check() error {
 	if len(v.Scanner.Result) == 0 {
 		return missing("scanner result")
 	}
-	var found []Found
-	if err := decode(v.Scanner.Result, &found); err != nil {
-		return fmt.Errorf("at [scanner result]: %w", err)
-	}
-	for i, f := range found {
-		if f.ID == "" {
-			return missing(fmt.Sprintf("scanner result %d id", i))
-		}
-	}
-	return nil
+	_, err := v.found()
+	return err
 }
 
 // Publish is npm's: the registry says that it published a package.

@@ -128,7 +128,9 @@ func empty(predicateType string) reader {
 		return new(Provenance02)
 	case api.PredicateSLSAv1:
 		return new(Provenance1)
-	case VSAv02, VSAv1:
+	case VSAv02:
+		return new(vsa02)
+	case VSAv1:
 		return &VSA{predicateType: predicateType}
 	case TestResult:
 		return new(TestResults)
@@ -169,6 +171,9 @@ func Parse(predicateType string, raw []byte) (Predicate, error) {
 	}
 	if err := read(raw, p); err != nil {
 		return nil, fmt.Errorf("reading predicate %s: %w", predicateType, err)
+	}
+	if v, ok := p.(interface{ value() Predicate }); ok {
+		return v.value(), nil
 	}
 	return p, nil
 }

@@ -12,9 +12,10 @@ import (
 
 func TestParse(t *testing.T) {
 	const (
-		v02 = `{"builder":{"id":"b"},"buildType":"x","invocation":{"configSource":{"uri":"git+https://github.com/o/n@refs/tags/v1","digest":{"sha1":"c"}}}}`
-		v1  = `{"buildDefinition":{"buildType":"x","externalParameters":{"workflow":{"ref":"refs/heads/main","repository":"https://github.com/o/n","path":"w"}},"resolvedDependencies":[{"uri":"git+https://github.com/o/n@refs/heads/main","digest":{"gitCommit":"c"}}]},"runDetails":{"builder":{"id":"b"},"metadata":{"finishedOn":"2026-01-01T00:00:00Z"}}}`
-		vsa = `{"verifier":{"id":"v"},"timeVerified":"2026-01-01T00:00:00Z","resourceUri":"r","policy":{"uri":"p"},"verificationResult":"PASSED","verifiedLevels":["SLSA_BUILD_LEVEL_3"]}`
+		v02   = `{"builder":{"id":"b"},"buildType":"x","invocation":{"configSource":{"uri":"git+https://github.com/o/n@refs/tags/v1","digest":{"sha1":"c"}}}}`
+		v1    = `{"buildDefinition":{"buildType":"x","externalParameters":{"workflow":{"ref":"refs/heads/main","repository":"https://github.com/o/n","path":"w"}},"resolvedDependencies":[{"uri":"git+https://github.com/o/n@refs/heads/main","digest":{"gitCommit":"c"}}]},"runDetails":{"builder":{"id":"b"},"metadata":{"finishedOn":"2026-01-01T00:00:00Z"}}}`
+		vsa   = `{"verifier":{"id":"v"},"timeVerified":"2026-01-01T00:00:00Z","resourceUri":"r","policy":{"uri":"p"},"verificationResult":"PASSED","verifiedLevels":["SLSA_BUILD_LEVEL_3"]}`
+		vsa02 = `{"verifier":{"id":"v"},"time_verified":"2026-01-01T00:00:00Z","resource_uri":"r","policy":{"uri":"p"},"input_attestations":[{"uri":"a","digest":{"sha256":"x"}}],"verification_result":"PASSED","policy_level":"SLSA_LEVEL_3","dependency_levels":{"SLSA_LEVEL_4":1}}`
 	)
 	for _, tc := range []struct {
 		name, typ, doc string
@@ -35,9 +36,21 @@ func TestParse(t *testing.T) {
 		{"none", api.PredicateSLSAv02, ``, "none"},
 		{"VSA", predicate.VSAv1, vsa, ""},
 		{"VSA without a word that is known", predicate.VSAv1, strings.Replace(vsa, "PASSED", "OK", 1), "PASSED or FAILED"},
+		{"VSA without levels", predicate.VSAv1, strings.Replace(vsa, "verifiedLevels", "levels", 1), "verifiedLevels"},
+		{"VSA with half a dependency", predicate.VSAv1, strings.Replace(vsa, `"policy"`, `"dependencyLevels":{"SLSA_BUILD_LEVEL_1":0.5},"policy"`, 1), "dependencyLevels"},
+		{"VSA v0.2", predicate.VSAv02, vsa02, ""},
+		{"VSA v0.2 in v1's words", predicate.VSAv02, vsa, "resourceUri"},
+		{"VSA v1 in v0.2's words", predicate.VSAv1, vsa02, "resourceUri"},
+		{"v1 as in-toto's Go types write it", api.PredicateSLSAv1, strings.Replace(v1, `"finishedOn"`, `"invocationID":"i","finishedOn"`, 1), ""},
+		{"v1 with both ids", api.PredicateSLSAv1, strings.Replace(v1, `"finishedOn"`, `"invocationID":"i","invocationId":"k","finishedOn"`, 1), "both"},
+		{"v1 with a third spelling", api.PredicateSLSAv1, strings.Replace(v1, `"finishedOn"`, `"invocationid":"i","finishedOn"`, 1), "case alone"},
 		{"test result", predicate.TestResult, `{"result":"PASSED","configuration":[{"uri":"x"}]}`, ""},
 		{"test result without configuration", predicate.TestResult, `{"result":"PASSED"}`, "configuration"},
 		{"vulnerabilities", predicate.VulnsV01, `{"scanner":{"uri":"s","result":[{"id":"CVE-1","severity":[{"method":"m","score":"9"}]}]}}`, ""},
+		{"vulnerabilities as the text of v0.1 has them", predicate.VulnsV01, `{"scanner":{"uri":"s","result":[{"vulnerability":{"id":"CVE-1"}}]}}`, ""},
+		{"vulnerabilities of two ids", predicate.VulnsV01, `{"scanner":{"uri":"s","result":[{"id":"CVE-2","vulnerability":{"id":"CVE-1"}}]}}`, "both"},
+		{"vulnerabilities v0.2", predicate.VulnsV02, `{"scanner":{"uri":"s","db":{"lastUpdate":"2026-01-01T00:00:00Z"},"result":[]},"metadata":{"scanStartedOn":"2026-01-01T00:00:00Z"}}`, ""},
+		{"vulnerabilities v0.2 in v0.1's words", predicate.VulnsV02, `{"scanner":{"uri":"s","result":[{"vulnerability":{"id":"CVE-1"}}]}}`, "id"},
 		{"vulnerabilities without result", predicate.VulnsV01, `{"scanner":{"uri":"s"}}`, "result"},
 		{"cosign's vulnerabilities", predicate.VulnsCosign, `{"invocation":{},"scanner":{"uri":"s","result":{"any":1}},"metadata":{}}`, ""},
 		{"SPDX 2", api.PredicateSPDX, `{"spdxVersion":"SPDX-2.3","packages":[{"SPDXID":"a","name":"n"}]}`, ""},
@@ -62,6 +75,20 @@ func TestParse(t *testing.T) {
 		if _, unknown := p.(*predicate.Unknown); err == nil && unknown == predicate.Known(tc.typ) {
 			t.Errorf("%s: %T", tc.name, p)
 		}
+	}
+	old, err := predicate.Parse(predicate.VSAv02, []byte(vsa02))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := old.(*predicate.VSA); v.ResourceURI != "r" || v.VerificationResult != "PASSED" || v.TimeVerified.IsZero() || len(v.InputAttestations) != 1 || v.VerifiedLevels[0] != "SLSA_LEVEL_3" || v.DependencyLevels["SLSA_LEVEL_4"] != "1" {
+		t.Errorf("%+v", v)
+	}
+	nested, err := predicate.Parse(predicate.VulnsV01, []byte(`{"scanner":{"uri":"s","result":[{"vulnerability":{"id":"CVE-1","severity":[{"method":"m","score":"9"}]}}]}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]predicate.Found{{ID: "CVE-1", Severity: []predicate.Severity{{Method: "m", Score: "9"}}}}, nested.(*predicate.Vulnerabilities).Found()); d != "" {
+		t.Error(d)
 	}
 	for doc, want := range map[string]predicate.Source{
 		v02: {"https://github.com/o/n", "refs/tags/v1", "c"},

@@ -2,7 +2,6 @@ package predicate
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -46,22 +45,47 @@ func (m *Metadata) UnmarshalJSON(data []byte) error {
 	if err != nil {
 		return err
 	}
-	text := map[string]*string{"buildInvocationID": &m.BuildInvocationID, "buildInvocationId": &m.BuildInvocationID}
-	times := map[string]*time.Time{"buildStartedOn": &m.BuildStartedOn, "buildFinishedOn": &m.BuildFinishedOn}
-	if members["buildInvocationID"] != nil && members["buildInvocationId"] != nil {
-		return errors.New("at [metadata]: both buildInvocationID and buildInvocationId")
+	return readMetadata(members, "buildInvocation", &m.BuildInvocationID, map[string]any{
+		"buildStartedOn": &m.BuildStartedOn, "buildFinishedOn": &m.BuildFinishedOn, "reproducible": &m.Reproducible,
+	})
+}
+
+// RunMetadata are the times of a run, v1.
+type RunMetadata struct {
+	InvocationID string    `json:"invocationId,omitempty"`
+	StartedOn    time.Time `json:"startedOn,omitzero"`
+	FinishedOn   time.Time `json:"finishedOn,omitzero"`
+}
+
+// UnmarshalJSON implements json.Unmarshaler. The specification has invocationId; what
+// is made with in-toto's Go types, by Tekton Chains for one, has invocationID.
+func (m *RunMetadata) UnmarshalJSON(data []byte) error {
+	members, err := strictjson.Object(data)
+	if err != nil {
+		return err
 	}
+	return readMetadata(members, "invocation", &m.InvocationID, map[string]any{"startedOn": &m.StartedOn, "finishedOn": &m.FinishedOn})
+}
+
+// readMetadata reads the members that a type knows; id is the name of one without its
+// ending, which is spelt in two ways. A time may be empty: so some writers say that
+// they do not know it.
+func readMetadata(members map[string]json.RawMessage, id string, into *string, known map[string]any) error {
+	if members[id+"ID"] != nil && members[id+"Id"] != nil {
+		return fmt.Errorf("at [metadata]: both %[1]sID and %[1]sId", id)
+	}
+	known[id+"ID"], known[id+"Id"] = into, into
 	for name, raw := range members {
-		err = nil
-		switch {
-		case text[name] != nil:
-			err = json.Unmarshal(raw, text[name])
-		case times[name] != nil && string(raw) != `""`:
-			err = json.Unmarshal(raw, times[name])
-		case name == "reproducible":
-			err = json.Unmarshal(raw, &m.Reproducible)
+		v, ok := known[name]
+		if _, when := v.(*time.Time); !ok || when && string(raw) == `""` {
+			for other := range known {
+				if !ok && strings.EqualFold(other, name) {
+					return fmt.Errorf("at [metadata]: member %q differs from %q in case alone", name, other)
+				}
+			}
+			continue
 		}
-		if err != nil {
+		if err := json.Unmarshal(raw, v); err != nil {
 			return fmt.Errorf("at [metadata %s]: %w", name, err)
 		}
 	}
@@ -239,13 +263,9 @@ type Provenance1 struct {
 		ResolvedDependencies []Resource                 `json:"resolvedDependencies,omitempty"`
 	} `json:"buildDefinition"`
 	RunDetails struct {
-		Builder  Builder `json:"builder"`
-		Metadata *struct {
-			InvocationID string    `json:"invocationId,omitempty"`
-			StartedOn    time.Time `json:"startedOn,omitzero"`
-			FinishedOn   time.Time `json:"finishedOn,omitzero"`
-		} `json:"metadata,omitempty"`
-		Byproducts []Resource `json:"byproducts,omitempty"`
+		Builder    Builder      `json:"builder"`
+		Metadata   *RunMetadata `json:"metadata,omitempty"`
+		Byproducts []Resource   `json:"byproducts,omitempty"`
 	} `json:"runDetails"`
 }
 

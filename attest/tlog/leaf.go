@@ -63,6 +63,11 @@ type Signed struct {
 	Payload     []byte
 	Sig         []byte
 	Key         dsse.PublicKey
+	// Envelope is the DSSE envelope's text, as the signature was found in it, and KeyID
+	// the key id that it has there. Only entries of Rekor that hold an envelope's digest
+	// (kind intoto, version 0.0.1) need them; both may be empty.
+	Envelope []byte
+	KeyID    string
 }
 
 // Message is what the signature is over.

@@ -2,6 +2,7 @@ package tlog
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -42,6 +43,9 @@ func (r *Rekor) lookup(ctx context.Context, s Signed, envelope, cert []byte) ([]
 	if len(cert) == 0 {
 		cert = s.Key.PEM()
 	}
+	if s.Envelope == nil {
+		s.Envelope = envelope
+	}
 	body, err := json.Marshal(map[string]any{"entries": proposals(s, envelope, cert)})
 	if err != nil {
 		return nil, store.As(store.Permanent, err)
@@ -72,9 +76,16 @@ func (r *Rekor) lookup(ctx context.Context, s Signed, envelope, cert []byte) ([]
 // what it would make of the same proposal.
 func proposals(s Signed, envelope, cert []byte) []any {
 	if envelope != nil {
-		return []any{map[string]any{"apiVersion": "0.0.1", "kind": "dsse", "spec": map[string]any{
-			"proposedContent": map[string]any{"envelope": string(envelope), "verifiers": [][]byte{cert}},
-		}}}
+		sum := sha256.Sum256(envelope)
+		return []any{
+			map[string]any{"apiVersion": "0.0.1", "kind": "dsse", "spec": map[string]any{
+				"proposedContent": map[string]any{"envelope": string(envelope), "verifiers": [][]byte{cert}},
+			}},
+			map[string]any{"apiVersion": "0.0.1", "kind": "intoto", "spec": map[string]any{
+				"content":   map[string]any{"envelope": string(envelope), "hash": map[string]any{"algorithm": "sha256", "value": hex.EncodeToString(sum[:])}},
+				"publicKey": cert,
+			}},
+		}
 	}
 	algorithm, digest := signedDigest(s)
 	return []any{map[string]any{"apiVersion": "0.0.1", "kind": "hashedrekord", "spec": map[string]any{

@@ -39,6 +39,8 @@ type rekorBody struct {
 	algorithm  string // sha256, sha384, sha512
 	digest     []byte
 	signatures []rekorSignature
+	// whole is set for entries that hold no signature and the digest of an envelope.
+	whole *envelopeBody
 }
 
 type rekorSignature struct {
@@ -64,16 +66,16 @@ func parseRekorBody(body []byte) (*rekorBody, error) {
 		return nil, fmt.Errorf("reading apiVersion: %w", err)
 	}
 	read := map[string]func(*rekorBody, []byte) error{
-		"dsse 0.0.1": readDSSE, "intoto 0.0.2": readIntoto,
+		"dsse 0.0.1": readDSSE, "intoto 0.0.1": readIntoto1, "intoto 0.0.2": readIntoto2,
 		"hashedrekord 0.0.1": readHashed1, "hashedrekord 0.0.2": readHashed2,
 	}[b.kind+" "+b.version]
 	if read == nil {
-		return nil, fmt.Errorf("entries of kind %.40q, version %.20q are not read; read are dsse 0.0.1, intoto 0.0.2, hashedrekord 0.0.1 and 0.0.2", b.kind, b.version)
+		return nil, fmt.Errorf("entries of kind %.40q, version %.20q are not read; read are dsse 0.0.1, intoto 0.0.1 and 0.0.2, hashedrekord 0.0.1 and 0.0.2", b.kind, b.version)
 	}
 	if err := read(b, m["spec"]); err != nil {
 		return nil, fmt.Errorf("reading an entry of kind %s: %w", b.kind, err)
 	}
-	if len(b.signatures) == 0 || len(b.signatures) > dsse.MaxSignatures {
+	if b.whole == nil && len(b.signatures) == 0 || len(b.signatures) > dsse.MaxSignatures {
 		return nil, fmt.Errorf("%d signatures in an entry of kind %s", len(b.signatures), b.kind)
 	}
 	return b, nil
@@ -96,33 +98,6 @@ func readDSSE(b *rekorBody, spec []byte) error {
 	}
 	for _, in := range s.Signatures {
 		if err := b.add64(in.Signature, in.Verifier); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func readIntoto(b *rekorBody, spec []byte) error {
-	var s struct {
-		Content struct {
-			PayloadHash struct{ Algorithm, Value string }
-			Envelope    struct {
-				Signatures []struct {
-					Sig       []byte // base64 of base64
-					PublicKey []byte
-				}
-			}
-		}
-	}
-	if err := json.Unmarshal(spec, &s); err != nil {
-		return err
-	}
-	b.payload = true
-	if err := b.hash(s.Content.PayloadHash.Algorithm, s.Content.PayloadHash.Value); err != nil {
-		return err
-	}
-	for _, in := range s.Content.Envelope.Signatures {
-		if err := b.add64(string(in.Sig), in.PublicKey); err != nil {
 			return err
 		}
 	}
@@ -187,13 +162,34 @@ func readHashed2(b *rekorBody, spec []byte) error {
 
 func (b *rekorBody) hash(algorithm, value string) (err error) {
 	b.algorithm = strings.ToLower(algorithm)
-	if b.digest, err = hex.DecodeString(value); err != nil {
-		return errors.New("the digest is not hex")
+	b.digest, err = rekorDigest(b.algorithm, value)
+	return err
+}
+
+// rekorDigest reads a digest of one of the algorithms that entries use.
+func rekorDigest(algorithm, value string) ([]byte, error) {
+	digest, err := hex.DecodeString(value)
+	if err != nil {
+		return nil, errors.New("the digest is not hex")
 	}
-	if want := map[string]int{"sha256": 32, "sha384": 48, "sha512": 64}[b.algorithm]; want == 0 || want != len(b.digest) {
-		return fmt.Errorf("%d bytes are no digest of algorithm %.20q", len(b.digest), algorithm)
+	if want := map[string]int{"sha256": 32, "sha384": 48, "sha512": 64}[algorithm]; want == 0 || want != len(digest) {
+		return nil, fmt.Errorf("%d bytes are no digest of algorithm %.20q", len(digest), algorithm)
 	}
-	return nil
+	return digest, nil
+}
+
+// sumOf is the digest of data by an algorithm that rekorDigest knows.
+func sumOf(algorithm string, data []byte) []byte {
+	switch algorithm {
+	case "sha384":
+		d := sha512.Sum384(data)
+		return d[:]
+	case "sha512":
+		d := sha512.Sum512(data)
+		return d[:]
+	}
+	d := sha256.Sum256(data)
+	return d[:]
 }
 
 func (b *rekorBody) add64(sig string, verifier []byte) error {
@@ -234,24 +230,17 @@ func verifierKey(text []byte) (dsse.PublicKey, error) {
 
 // covers returns nil if the body is about this very signature.
 func (b *rekorBody) covers(s Signed) error {
-	what, data := "message", s.Message()
-	if b.payload {
-		what, data = "payload", s.Payload
+	if b.digest != nil { // the oldest entries of an envelope have the envelope's alone
+		what, data := "message", s.Message()
+		if b.payload {
+			what, data = "payload", s.Payload
+		}
+		if sum := sumOf(b.algorithm, data); !bytes.Equal(sum, b.digest) {
+			return fmt.Errorf("the log entry is about %s %s:%x, not %s:%x", what, b.algorithm, b.digest, b.algorithm, sum)
+		}
 	}
-	var sum []byte
-	switch b.algorithm {
-	case "sha256":
-		d := sha256.Sum256(data)
-		sum = d[:]
-	case "sha384":
-		d := sha512.Sum384(data)
-		sum = d[:]
-	case "sha512":
-		d := sha512.Sum512(data)
-		sum = d[:]
-	}
-	if !bytes.Equal(sum, b.digest) {
-		return fmt.Errorf("the log entry is about %s %s:%x, not %s:%x", what, b.algorithm, b.digest, b.algorithm, sum)
+	if b.whole != nil {
+		return b.whole.covers(s)
 	}
 	key := false
 	for _, in := range b.signatures {

@@ -292,6 +292,21 @@ func (d *Deployment) LogEnvelope(envelope, payload, sig, signer []byte, at time.
 	})
 }
 
+// LogIntoto logs an envelope as cosign did before it knew kind dsse.
+func (d *Deployment) LogIntoto(envelope, payload, signer []byte, at time.Time) Entry {
+	d.t.Helper()
+	env, sum := sha256.Sum256(envelope), sha256.Sum256(payload)
+	return d.log("intoto:"+hex.EncodeToString(env[:]), at, map[string]any{
+		"apiVersion": "0.0.1", "kind": "intoto", "spec": map[string]any{
+			"content": map[string]any{
+				"hash":        map[string]any{"algorithm": "sha256", "value": hex.EncodeToString(env[:])},
+				"payloadHash": map[string]any{"algorithm": "sha256", "value": hex.EncodeToString(sum[:])},
+			},
+			"publicKey": signer,
+		},
+	})
+}
+
 func (d *Deployment) log(key string, at time.Time, body any) Entry {
 	raw, err := json.Marshal(body)
 	must(d.t, err)
