@@ -15,7 +15,6 @@ import (
 	"assay.dev/assay/store"
 	"assay.dev/assay/store/attached"
 	"assay.dev/assay/store/oci"
-	"assay.dev/assay/verify"
 )
 
 // hanger is an image in a registry, and the store of what hangs on it.
@@ -96,17 +95,17 @@ func resolve(ctx context.Context, r name.Reference, rt http.RoundTripper, platfo
 	return nil, usagef("--platform %s: the index has %q", platform, have)
 }
 
-// loadKeys reads public keys to try, with the names of their files.
-func loadPublicKeys(files []string) ([]attached.Key, error) {
+// loadPublicKeys reads public keys to try, by whatever names assay verify --key knows.
+func loadPublicKeys(ctx context.Context, refs ...string) ([]attached.Key, error) {
 	var out []attached.Key
-	for _, f := range files {
-		k, err := verify.LoadPublicKey(f)
+	for _, ref := range refs {
+		k, err := publicKey(ctx, ref, "")
 		if err != nil {
 			return nil, err
 		}
 		p, err := dsse.NewPublicKey(k.Public)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", f, err)
+			return nil, fmt.Errorf("%s: %w", ref, err)
 		}
 		out = append(out, attached.Key{Name: k.Name, Public: p})
 	}

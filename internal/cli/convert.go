@@ -52,7 +52,7 @@ Exit codes: 0 all that can be copied is there, 1 something could not be, 2 usage
 			if to != "bundles" && to != "tags" {
 				return usagef("--to %q: want bundles or tags", to)
 			}
-			ring, err := loadPublicKeys(keys)
+			ring, err := loadPublicKeys(cmd.Context(), keys...)
 			if err != nil {
 				return err
 			}

@@ -1,15 +1,6 @@
 package cli
 
-import (
-	"context"
-	"errors"
-	"os"
-	"os/exec"
-
-	"github.com/spf13/cobra"
-
-	"assay.dev/assay/internal/launch"
-)
+import "github.com/spf13/cobra"
 
 // ecCommand hands over to ec, the program that takes Conforma's command line. It
 // brings OPA's own commands along, which would double this one's size.
@@ -22,22 +13,4 @@ func (a *app) ecCommand() *cobra.Command {
 			return a.handOver(cmd.Context(), "ec", args...)
 		},
 	}
-}
-
-// handOver runs a program that lies beside ours in our place. It fails where it is
-// not there, and otherwise as the program does.
-func (a *app) handOver(ctx context.Context, program string, args ...string) error {
-	path, err := launch.Binary(program)
-	if err != nil {
-		return err
-	}
-	c := exec.CommandContext(ctx, path, args...)
-	c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
-	c.Stdin, c.Stdout, c.Stderr = a.in, a.out, a.err
-	err = c.Run()
-	var e *exec.ExitError
-	if errors.As(err, &e) && e.ExitCode() >= 0 {
-		return &exit{code: e.ExitCode()}
-	}
-	return err
 }

@@ -9,7 +9,7 @@ func (a *app) keyCommand() *cobra.Command {
 		Short:              "Make a key pair in files, encrypted as cosign does when COSIGN_PASSWORD is set",
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.observer(cmd.Context(), append([]string{"key", "generate"}, args...)...)
+			return a.handOver(cmd.Context(), "assay-observer", append([]string{"key", "generate"}, args...)...)
 		},
 	})
 	return c

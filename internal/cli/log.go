@@ -1,18 +1,14 @@
 package cli
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"assay.dev/assay/attest/tlog"
-	"assay.dev/assay/internal/launch"
 	"assay.dev/assay/verify"
 )
 
@@ -42,32 +38,11 @@ func (a *app) logCommand() *cobra.Command {
 				if s.long != "" && (slices.Contains(args, "--help") || slices.Contains(args, "-h")) {
 					fmt.Fprintf(a.out, "%s\n\nElsewhere:\n\n", s.long)
 				}
-				return a.assayLog(cmd.Context(), append([]string{name}, args...)...)
+				return a.handOver(cmd.Context(), "assay-log", append([]string{name}, args...)...)
 			},
 		})
 	}
 	return c
-}
-
-// assayLog runs assay-log in our place. It is asked to end, not killed, so that what
-// it took in gets under a checkpoint.
-func (a *app) assayLog(ctx context.Context, args ...string) error {
-	path, err := launch.Binary("assay-log")
-	if err != nil {
-		return err
-	}
-	c := exec.CommandContext(ctx, path, args...)
-	c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
-	c.Stdin, c.Stdout, c.Stderr = a.in, a.out, a.err
-	err = c.Run()
-	var e *exec.ExitError
-	switch {
-	case errors.As(err, &e) && e.ExitCode() >= 0:
-		return &exit{code: e.ExitCode()}
-	case err != nil && ctx.Err() != nil && c.ProcessState != nil && c.ProcessState.Success():
-		return nil // ended as it was asked to
-	}
-	return err
 }
 
 // logFlags are the flags that say which transparency logs to believe.

@@ -149,7 +149,7 @@ func (a *app) verifyHomeLog(cmd *cobra.Command, args []string) (done bool, err e
 	if cfg.Log == nil {
 		return false, usagef("which log? This home (%s) has none: give --dir DIR or --log URL, and --log-key VKEY", h.Dir)
 	}
-	return true, a.assayLog(cmd.Context(), append(verifyArgs(h, cfg.Log), args...)...)
+	return true, a.handOver(cmd.Context(), "assay-log", append(verifyArgs(h, cfg.Log), args...)...)
 }
 
 // verifyArgs name a home's log. Its own is read from its folder, so that it need not

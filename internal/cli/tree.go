@@ -39,7 +39,7 @@ What a certificate says is printed as that, and not checked: assay verify does.`
 			if err := a.outputIs("text", "json"); err != nil {
 				return err
 			}
-			ring, err := loadPublicKeys(keys)
+			ring, err := loadPublicKeys(cmd.Context(), keys...)
 			if err != nil {
 				return err
 			}

@@ -2,12 +2,14 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"assay.dev/assay/attest/dsse"
+	"assay.dev/assay/internal/keyref"
 )
 
 // verifyDSSECommand verifies an envelope and nothing that it says.
@@ -25,7 +27,7 @@ use assay verify for attestations about an artifact.
 Exit codes: 0 verified, 1 could not be checked, 2 usage, 3 not verified.`,
 		Example: "  assay verify-dsse --key a.pub --key b.pub --threshold 2 envelope.json",
 		Args:    cobra.MinimumNArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := a.outputIs("text", "json"); err != nil {
 				return err
 			}
@@ -39,22 +41,14 @@ Exit codes: 0 verified, 1 could not be checked, 2 usage, 3 not verified.`,
 			}
 			var ring []dsse.PublicKey
 			names := map[string]string{}
-			for _, path := range keys {
-				data, err := readSmall(path)
+			for _, ref := range keys {
+				k, err := dsseKey(cmd.Context(), ref)
 				if err != nil {
-					return fmt.Errorf("reading key: %w", err)
-				}
-				parse := dsse.ParsePublicKey
-				if bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
-					parse = dsse.ParseInTotoKey
-				}
-				k, err := parse(data)
-				if err != nil {
-					return fmt.Errorf("%s: %w", path, err)
+					return err
 				}
 				ring = append(ring, k)
 				if names[k.Fingerprint()] == "" {
-					names[k.Fingerprint()] = path
+					names[k.Fingerprint()] = ref
 				}
 			}
 			data, err := readEvidence(args[len(args)-1])
@@ -75,9 +69,31 @@ Exit codes: 0 verified, 1 could not be checked, 2 usage, 3 not verified.`,
 			return a.printAccepted(env, good, names)
 		},
 	}
-	c.Flags().StringArrayVarP(&keys, "key", "k", nil, "public key, a file with PEM or in-toto's JSON (repeatable)")
+	c.Flags().StringArrayVarP(&keys, "key", "k", nil, "public key, a file with PEM or in-toto's JSON, or one of the addresses that assay verify --key knows (repeatable)")
 	c.Flags().IntVar(&threshold, "threshold", 1, "how many of the keys must have signed")
 	return c
+}
+
+// dsseKey is a key as assay verify reads it, or in-toto's JSON in a file.
+func dsseKey(ctx context.Context, ref string) (dsse.PublicKey, error) {
+	if keyref.IsFile(ref) {
+		data, err := readSmall(ref)
+		if err != nil {
+			return dsse.PublicKey{}, fmt.Errorf("reading key: %w", err)
+		}
+		if bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
+			k, err := dsse.ParseInTotoKey(data)
+			if err != nil {
+				return k, fmt.Errorf("%s: %w", ref, err)
+			}
+			return k, nil
+		}
+	}
+	ring, err := loadPublicKeys(ctx, ref)
+	if err != nil {
+		return dsse.PublicKey{}, err
+	}
+	return ring[0].Public, nil
 }
 
 func (a *app) printAccepted(env *dsse.Envelope, good []dsse.Accepted, names map[string]string) error {

@@ -59,9 +59,13 @@ func (t *trustFlags) standing(h *home.Home) (*verify.Trust, error) {
 	return trust, err
 }
 
-// publicKey reads a key that the user names.
 func (t *trustFlags) publicKey(ctx context.Context, ref string) (verify.Key, error) {
-	pem, err := keyref.Public(ctx, ref, keyref.Options{Kubeconfig: t.kubeconfig, OwnWords: true})
+	return publicKey(ctx, ref, t.kubeconfig)
+}
+
+// publicKey reads a key that the user names.
+func publicKey(ctx context.Context, ref, kubeconfig string) (verify.Key, error) {
+	pem, err := keyref.Public(ctx, ref, keyref.Options{Kubeconfig: kubeconfig, OwnWords: true})
 	if err != nil {
 		return verify.Key{}, err
 	}

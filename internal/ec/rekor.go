@@ -155,7 +155,8 @@ func question(it store.Item, d *demand) (s tlog.Signed, cert []byte, ok bool) {
 	if err != nil || len(by) == 0 {
 		return s, nil, false
 	}
-	return tlog.Signed{PayloadType: env.PayloadType, Payload: env.Payload, Sig: by[0].Signature.Sig, Key: key}, cert, true
+	sig := by[0].Signature
+	return tlog.Signed{PayloadType: env.PayloadType, Payload: env.Payload, Sig: sig.Sig, Key: key, Envelope: it.Content, KeyID: sig.KeyID}, cert, true
 }
 
 // annotation is an entry as cosign keeps it beside a signature.

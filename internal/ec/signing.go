@@ -18,6 +18,8 @@ import (
 // a transport of their own, logs through the other.
 func (g *globals) newVerifier(registries, others http.RoundTripper, keychain authn.Keychain) *verifier {
 	return &verifier{
+		known:     newRecent(maxRemembered, (*evidence).size),
+		items:     newRecent(maxRemembered, (*found).size),
 		transport: registries, keychain: keychain,
 		roots:  &roots{getenv: os.Getenv, transport: fileTransport(), warn: g.warn},
 		search: &searches{transport: others},
