@@ -40,8 +40,10 @@ lint: setup    ## vet, format, and the repository's own rules
 	@go vet ./...
 	@go test ./internal/repotest
 
-bench: build   ## side by side, in one run; ASSAY_CHAINS=PATH adds Chains' controller
+bench: build   ## side by side, in one run; ASSAY_CHAINS, ASSAY_EC name Chains' controller and Conforma's ec
 	@go run ./bench
+	@go run ./bench/verify
+	@go run ./bench/gate
 	@eval "$$(tools/peers etcd kube-apiserver tekton-controller)" && go run ./bench/observer
 
 clean:         ## remove what was built

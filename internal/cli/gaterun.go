@@ -93,7 +93,7 @@ func (a *app) gate(ctx context.Context, f *gateCommandFlags, args []string) (err
 	}
 	if os.Getenv("GOGC") == "" {
 		// An evaluation leaves many times of what it needs behind. Collecting twice as
-		// often costs an eighth more time, and saves a third of the memory.
+		// often costs a fifth more time, and saves a third of the memory.
 		debug.SetGCPercent(50)
 	}
 	out, err := a.outputs(f.outputs, f.successes)

@@ -164,17 +164,18 @@ func TestRegistryFaults(t *testing.T) {
 		}), nil, both, true, ""},
 		"redirected to a liar": {with(attestation, func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, elsewhere.URL+"/blob", http.StatusTemporaryRedirect)
-		}), nil, both, true, ""},
+		}), nil, []string{attCheck}, false, "other bytes than the digest says"},
+		"403 for the blob": {status(attestation, 403), nil, []string{attCheck}, false, "403"},
 		"redirected in circles": {with(attestation, func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, r.URL.Path, http.StatusTemporaryRedirect)
 		}), nil, both, true, ""},
 		"lying about the blob": {with(attestation, func(w http.ResponseWriter, _ *http.Request) {
 			io.WriteString(w, `{"payloadType":"application/vnd.in-toto+json","payload":"e30=","signatures":[{"sig":"AA=="}]}`) //nolint:errcheck // the client will notice
-		}), nil, both, true, ""},
+		}), nil, []string{attCheck}, false, "other bytes than the digest says"},
 		"lying about the image": {with(`GET .*manifests/sha256:`+s.digest.Hex, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", string(types.OCIManifestSchema1))
 			io.WriteString(w, `{"schemaVersion":2}`) //nolint:errcheck // the client will notice
-		}), nil, both, true, ""},
+		}), []string{"-i", s.tag.Context().Name() + "@" + s.digest.String()}, []string{accessCheck}, true, "other bytes than the digest says"},
 		"no JSON for a manifest": {with(`sha256-.*\.att$`, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", string(types.OCIManifestSchema1))
 			io.WriteString(w, `<html>`) //nolint:errcheck // the client will notice

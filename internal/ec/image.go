@@ -237,6 +237,11 @@ func (j *judge) rules(ctx context.Context, ref name.Digest, out *judged) error {
 		in.Attestations = append(in.Attestations, inputAttestation{a.statement, a.signatures})
 	}
 	j.describe(ctx, ref, &in.Image)
+	done, err := j.evaluate(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	raw, err := json.Marshal(in)
 	if err != nil {
 		return fmt.Errorf("making the policy's input: %w", err)

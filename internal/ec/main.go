@@ -25,6 +25,11 @@ import (
 func Main(args []string, out, errw io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if os.Getenv("GOGC") == "" {
+		// An evaluation leaves many times of what it needs behind. Collecting twice as
+		// often costs a fifth more time, and saves a third of the memory.
+		debug.SetGCPercent(50)
+	}
 	root, g := newRoot()
 	root.SetArgs(args)
 	root.SetOut(out)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -50,6 +51,22 @@ type runner struct {
 	builtins *builtin.Set
 
 	unexpanded sync.Map // containerImage → error
+
+	// evaluating has a place for each evaluation that may run. Workers wait for
+	// registries most of their time, and evaluations compute: more of them than there
+	// are processors, and one that asks a registry meanwhile, only take memory.
+	evaluating chan struct{}
+}
+
+// evaluate is called around an evaluation and returns what ends it. It fails where
+// the context ends first.
+func (r *runner) evaluate(ctx context.Context) (done func(), err error) {
+	select {
+	case r.evaluating <- struct{}{}:
+		return func() { <-r.evaluating }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // newRunner makes what a run shares.
@@ -57,11 +74,11 @@ func newRunner(g *globals, errw io.Writer, workers int) (*runner, error) {
 	if g.log.to == nil {
 		g.log.to, g.log.level = errw, levelWarning
 	}
-	r := &runner{globals: g, workers: workers}
+	r := &runner{globals: g, workers: workers, evaluating: make(chan struct{}, runtime.GOMAXPROCS(0)+1)}
 	base := http.DefaultTransport.(*http.Transport).Clone()
 	base.MaxIdleConnsPerHost = 16
 	base.ResponseHeaderTimeout = time.Minute
-	r.cache = pullcache.New(base, pullcache.Options{Retry: g.retry})
+	r.cache = pullcache.New(base, pullcache.Options{MaxTotal: 8 << 20, Retry: g.retry})
 	keychain := authn.DefaultKeychain
 	var err error
 	if r.puller, err = remote.NewPuller(

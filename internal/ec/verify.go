@@ -83,6 +83,10 @@ func (e *unmatchedError) Error() string { return fmt.Sprintf("no matching %s: %s
 
 var errNoSignatures = errors.New("no signatures found")
 
+// maxRemembered bounds, in bytes, what hangs on images and is remembered unverified,
+// and as much again verified: enough for the images under way.
+const maxRemembered = 4 << 20
+
 // verifier verifies what hangs on images, each image once for each demand.
 type verifier struct {
 	transport http.RoundTripper // to registries
@@ -92,9 +96,9 @@ type verifier struct {
 	// readKey reads a public key by its name: PEM, a file or an address.
 	readKey func(ctx context.Context, name string) ([]byte, error)
 
-	known sync.Map // ref and demand → func() (*evidence, error)
-	items sync.Map // ref → func() (*found, error)
-	keys  sync.Map // name of a key → its PEM
+	known *recent[*evidence] // by ref and demand
+	items *recent[*found]    // by ref
+	keys  sync.Map           // name of a key → its PEM
 }
 
 // found is what hangs on an image, unverified.
@@ -103,11 +107,27 @@ type found struct {
 	items    []store.Item
 }
 
+func (f *found) size() int64 {
+	n := int64(len(f.manifest))
+	for _, it := range f.items {
+		n += int64(len(it.Content)) + recentOverhead
+	}
+	return n
+}
+
+func (e *evidence) size() int64 {
+	n := int64(len(e.signatures)+len(e.by)+len(e.setAside)) * recentOverhead
+	for _, a := range e.attestations {
+		n += int64(len(a.statement))
+	}
+	return n
+}
+
 var _ builtin.Verifier = (*verifier)(nil)
 
 // list reads what hangs on an image.
 func (v *verifier) list(ctx context.Context, ref name.Digest) (*found, error) {
-	once, _ := v.items.LoadOrStore(ref.Name(), sync.OnceValues(func() (*found, error) {
+	return v.items.get(ref.Name(), func() (*found, error) {
 		ctx := context.WithoutCancel(ctx)
 		rt, err := oci.Authorize(ctx, ref.Context(), v.transport, v.keychain, false)
 		if err != nil {
@@ -123,21 +143,19 @@ func (v *verifier) list(ctx context.Context, ref name.Digest) (*found, error) {
 			return nil, err
 		}
 		return &found{manifest, items}, nil
-	}))
-	return once.(func() (*found, error))()
+	})
 }
 
 // evidence verifies what hangs on an image. An error means that it could not be
 // found out.
 func (v *verifier) evidence(ctx context.Context, ref name.Digest, d *demand) (*evidence, error) {
-	once, _ := v.known.LoadOrStore(ref.Name()+"\x00"+d.id(), sync.OnceValues(func() (*evidence, error) {
+	return v.known.get(ref.Name()+"\x00"+d.id(), func() (*evidence, error) {
 		f, err := v.list(ctx, ref)
 		if err != nil {
 			return nil, err
 		}
 		return v.verified(context.WithoutCancel(ctx), ref, f, d), nil
-	}))
-	return once.(func() (*evidence, error))()
+	})
 }
 
 // verified verifies pieces one by one. Where there are bundles they alone count.

@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/singleflight"
+
+	"assay.dev/assay/store"
 )
 
 // Options bound a Cache. The zero value has the defaults.
@@ -30,7 +32,9 @@ type Options struct {
 	// 4 MiB.
 	MaxKept int64
 	// MaxTotal bounds what is kept in all; what was longest not asked for goes
-	// first. Default: 64 MiB.
+	// first. Small answers, such as manifests, and large ones have half of it for
+	// themselves, so that blobs that are read once do not drive out manifests that
+	// are read again. Default: 16 MiB.
 	MaxTotal int64
 	// Timeout bounds one request with its body. Default: one minute.
 	Timeout time.Duration
@@ -62,15 +66,29 @@ type Cache struct {
 
 	mu    sync.Mutex // guards what follows
 	kept  map[string]*list.Element
-	order *list.List // of *entry, the last asked for first
-	size  int64
+	small shelf
+	large shelf
 	hosts map[string]bool
 }
 
-type entry struct {
-	key string
-	ans *answer
+// shelf has answers in the order that they were asked for.
+type shelf struct {
+	order *list.List // of *entry, the last asked for first
+	size  int64
 }
+
+type entry struct {
+	key  string
+	ans  *answer
+	size int64
+}
+
+const (
+	// maxSmall is the largest answer that counts as small.
+	maxSmall = 64 << 10
+	// overhead is about what an answer takes beside its body.
+	overhead = 256
+)
 
 // answer is a response whose body was read.
 type answer struct {
@@ -93,12 +111,12 @@ func New(base http.RoundTripper, opts Options) *Cache {
 		opts.MaxKept = 4 << 20
 	}
 	if opts.MaxTotal <= 0 {
-		opts.MaxTotal = 64 << 20
+		opts.MaxTotal = 16 << 20
 	}
 	if opts.Timeout <= 0 {
 		opts.Timeout = time.Minute
 	}
-	return &Cache{base: base, opts: opts, kept: map[string]*list.Element{}, order: list.New(), hosts: map[string]bool{}}
+	return &Cache{base: base, opts: opts, kept: map[string]*list.Element{}, small: shelf{order: list.New()}, large: shelf{order: list.New()}, hosts: map[string]bool{}}
 }
 
 // Requests is how many requests went over the wire, redirects and tries
@@ -114,8 +132,8 @@ func (c *Cache) Hosts() []string {
 }
 
 // ErrDigest is in the error of what does not match the digest that it was asked
-// for by.
-var ErrDigest = errors.New("the registry sent other bytes than the digest says")
+// for by. It is a store.ErrAltered.
+var ErrDigest = fmt.Errorf("%w: the registry sent other bytes than the digest says", store.ErrAltered)
 
 // resource is a path of the distribution API: what kind of thing, and which.
 var resource = regexp.MustCompile(`^/v2/(.+)/(manifests|blobs|referrers)/([^/]+)$`)
@@ -200,6 +218,12 @@ func (c *Cache) fetch(first *http.Request, key, kind, id string) (*answer, error
 	if ans.status == http.StatusOK || ans.status == http.StatusNotFound || kind == "ping" && ans.status == http.StatusUnauthorized {
 		c.keep(key, ans)
 	}
+	if ans.status == http.StatusOK && kind == "manifests" && !isDigest(id) {
+		// What a tag led to is often asked for by its digest next.
+		byDigest := *req.URL
+		byDigest.Path, byDigest.RawPath = strings.TrimSuffix(byDigest.Path, id)+digest(ans.body), ""
+		c.keep(byDigest.String(), ans)
+	}
 	return ans, nil
 }
 
@@ -248,10 +272,14 @@ func (c *Cache) blob(req *http.Request, key, id string) (*http.Response, error) 
 var errLarge = errors.New("larger than is read at once")
 
 func (c *Cache) read(resp *http.Response, limit int64) (*answer, error) {
-	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
-	if err != nil {
+	var b bytes.Buffer
+	if n := resp.ContentLength; n > 0 && n <= limit {
+		b.Grow(int(n) + bytes.MinRead) // what is kept is no larger than it has to be
+	}
+	if _, err := b.ReadFrom(io.LimitReader(resp.Body, limit+1)); err != nil {
 		return nil, err
 	}
+	body := b.Bytes()
 	if int64(len(body)) > limit {
 		return nil, fmt.Errorf("%w (%d bytes)", errLarge, limit)
 	}
@@ -284,23 +312,37 @@ func (c *Cache) find(key string) *answer {
 	if e == nil {
 		return nil
 	}
-	c.order.MoveToFront(e)
-	return e.Value.(*entry).ans
+	kept := e.Value.(*entry)
+	c.shelf(kept.size).order.MoveToFront(e)
+	return kept.ans
+}
+
+// shelf is where an answer of a size belongs. It is called with mu held.
+func (c *Cache) shelf(size int64) *shelf {
+	if size <= maxSmall {
+		return &c.small
+	}
+	return &c.large
 }
 
 func (c *Cache) keep(key string, ans *answer) {
+	e := &entry{key, ans, int64(len(ans.body)) + overhead}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.kept[key] != nil || int64(len(ans.body)) > c.opts.MaxTotal {
+	if c.kept[key] != nil || e.size > c.opts.MaxTotal {
 		return
 	}
-	c.kept[key] = c.order.PushFront(&entry{key, ans})
-	c.size += int64(len(ans.body))
-	for c.size > c.opts.MaxTotal {
-		last := c.order.Back()
-		old := c.order.Remove(last).(*entry)
+	at := c.shelf(e.size)
+	c.kept[key] = at.order.PushFront(e)
+	at.size += e.size
+	for c.small.size+c.large.size > c.opts.MaxTotal {
+		from := &c.small
+		if c.large.size > c.opts.MaxTotal/2 {
+			from = &c.large
+		}
+		old := from.order.Remove(from.order.Back()).(*entry)
 		delete(c.kept, old.key)
-		c.size -= int64(len(old.ans.body))
+		from.size -= old.size
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -209,6 +210,68 @@ func TestBounds(t *testing.T) {
 	}
 	if _, _, err := get(t, c, "GET", srv.URL+"/v2/a/manifests/0"); err != nil || n.Load() != 5 {
 		t.Errorf("the first was kept above the bound: %d requests, %v", n.Load(), err)
+	}
+}
+
+// TestByDigest: what a tag led to is not asked for again by its digest.
+func TestByDigest(t *testing.T) {
+	var n atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		n.Add(1)
+		_, _ = io.WriteString(w, "content")
+	}))
+	defer srv.Close()
+	c := pullcache.New(nil, pullcache.Options{})
+	for _, path := range []string{"/v2/a/manifests/latest", "/v2/a/manifests/" + digestOf("content"), "/v2/b/manifests/" + digestOf("content")} {
+		if _, body, err := get(t, c, "GET", srv.URL+path); err != nil || body != "content" {
+			t.Fatalf("%s: %q, %v", path, body, err)
+		}
+	}
+	// The other repository may be another's.
+	if n.Load() != 2 {
+		t.Errorf("%d requests, want 2", n.Load())
+	}
+}
+
+// TestShelves: blobs do not drive out manifests, nor does either grow without end.
+func TestShelves(t *testing.T) {
+	var n atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n.Add(1)
+		if strings.Contains(r.URL.Path, "/blobs/") {
+			_, _ = io.WriteString(w, strings.Repeat(path.Base(r.URL.Path)[7:17], 20_000))
+			return
+		}
+		w.WriteHeader(http.StatusNotFound)
+	}))
+	defer srv.Close()
+	c := pullcache.New(nil, pullcache.Options{MaxTotal: 1 << 20})
+	ask := func(url string) {
+		t.Helper()
+		if _, _, err := get(t, c, "GET", srv.URL+url); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask("/v2/a/manifests/first")
+	for i := range 10 {
+		ask(fmt.Sprintf("/v2/a/blobs/unnamed%010d", i)) // no digest, so that nothing is checked
+	}
+	n.Store(0)
+	ask("/v2/a/manifests/first")
+	if n.Load() != 0 {
+		t.Error("blobs drove out what is small")
+	}
+	ask("/v2/a/blobs/unnamed0000000000")
+	if n.Load() != 1 {
+		t.Error("more blobs were kept than the bound allows")
+	}
+	for i := range 10_000 {
+		ask(fmt.Sprintf("/v2/a/manifests/%d", i))
+	}
+	n.Store(0)
+	ask("/v2/a/manifests/first")
+	if n.Load() != 1 {
+		t.Error("answers without a body are kept without end")
 	}
 }
 

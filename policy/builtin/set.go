@@ -62,8 +62,13 @@ type Set struct {
 	shared *Recorder // for evaluations that brought none
 
 	memo   sync.Map // key → *ast.Term or error
+	noted  atomic.Int64
 	flight singleflight.Group
 }
+
+// maxMemo is how many answers are remembered: a few kilobytes each, enough for all
+// bundles of tasks that a snapshot's images were built with.
+const maxMemo = 2048
 
 // New makes a Set. It fails only on options that contradict themselves.
 func New(o Options) (*Set, error) {
@@ -196,8 +201,8 @@ func subject(args []*ast.Term) string {
 	return ""
 }
 
-// remembered answers the same question once in the life of the Set, failures
-// too: a registry that is not there is not asked again for each rule.
+// remembered answers the same question once, failures too: a registry that is not
+// there is not asked again for each rule. After maxMemo answers it begins anew.
 func remembered(f fn) fn {
 	return func(c *call, args []*ast.Term) (*ast.Term, error) {
 		// Another evaluation may have been allowed what this one is not; and this one
@@ -225,6 +230,10 @@ func remembered(f fn) fn {
 			}
 			// That this evaluation ran out of time says nothing about the next.
 			if c.ctx.Err() == nil {
+				if c.noted.Add(1) > maxMemo {
+					c.memo.Clear()
+					c.noted.Store(1)
+				}
 				c.memo.Store(key, v)
 			}
 			return v, nil

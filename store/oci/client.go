@@ -83,6 +83,10 @@ type request struct {
 	accept []int
 }
 
+// maxHint is up to where a registry's word on how long an answer is counts for the
+// memory that is set aside for it.
+const maxHint = 4 << 20
+
 // errTooLarge says that a body exceeds its bound.
 var errTooLarge = errors.New("larger than allowed")
 
@@ -207,10 +211,14 @@ func (c *client) once(ctx context.Context, r request) (_ *response, used credent
 			_, _ = io.CopyN(io.Discard, res.Body, 4096)
 			return out, used, nil
 		}
-		out.body, err = io.ReadAll(io.LimitReader(res.Body, r.limit+1))
-		if err != nil {
+		var body bytes.Buffer
+		if n := res.ContentLength; n > 0 && n <= min(r.limit, maxHint) {
+			body.Grow(int(n) + bytes.MinRead)
+		}
+		if _, err = body.ReadFrom(io.LimitReader(res.Body, r.limit+1)); err != nil {
 			return nil, used, retryError{error: fmt.Errorf("%s %s: reading answer: %w", r.method, r.url.Redacted(), err)}
 		}
+		out.body = body.Bytes()
 		if int64(len(out.body)) > r.limit {
 			return nil, used, fmt.Errorf("%s %s: answer is %w (%d bytes)", r.method, r.url.Redacted(), errTooLarge, r.limit)
 		}

@@ -15,8 +15,15 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"assay.dev/assay/attest/dsse"
+	"assay.dev/assay/attest/simplesigning"
 	"assay.dev/assay/store"
 	"assay.dev/assay/store/oci"
 	"assay.dev/assay/store/storetest"
@@ -283,7 +290,7 @@ func TestListLies(t *testing.T) {
 	}))
 	subject := storetest.PushImage(t, tr, registry, "staging/run", "image")
 	key := storetest.NewKey(t)
-	if _, err := open(t, subject, tr, oci.Options{}).Put(t.Context(), subject, storetest.Signature(t, key, subject)); err != nil {
+	if _, err := open(t, subject, tr, oci.Options{}).Put(t.Context(), subject, storetest.Provenance(t, key, subject, "one")); err != nil {
 		t.Fatal(err)
 	}
 	items, err := open(t, subject, tr, oci.Options{}).List(t.Context(), subject.Digest)
@@ -294,6 +301,72 @@ func TestListLies(t *testing.T) {
 	items, err = open(t, subject, tr, oci.Options{}).List(t.Context(), subject.Digest)
 	if err != nil || items[0].Err == nil || items[0].Content != nil || items[1].Err != nil {
 		t.Errorf("lying registry: %v, %+v", err, items)
+	}
+}
+
+// A signature's payload that says nothing but which image it is of is known by its
+// digest. Any other has to be read.
+func TestListPredicted(t *testing.T) {
+	reg := storetest.Registry(t, true)
+	var blobs atomic.Int64
+	tr := storetest.Transport(handler(reg, func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+			blobs.Add(1)
+		}
+		return false
+	}))
+	for _, test := range []struct {
+		say, reference string
+		annotations    map[string]any
+		read           int64
+	}{
+		{"plain", "", nil, 0},
+		{"annotated", "", map[string]any{"creator": "somebody"}, 1},
+		{"signed elsewhere", "registry.example.com/other", nil, 1},
+	} {
+		t.Run(test.say, func(t *testing.T) {
+			subject := storetest.PushImage(t, tr, registry, "staging/run", test.say)
+			reference := test.reference
+			if reference == "" {
+				reference = subject.Repo
+			}
+			payload, err := simplesigning.New(reference, subject.Digest)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if test.annotations != nil {
+				optional, err := json.Marshal(test.annotations)
+				if err != nil {
+					t.Fatal(err)
+				}
+				payload = bytes.Replace(payload, []byte(`"optional":null`), append([]byte(`"optional":`), optional...), 1)
+			}
+			pushTag(t, tr, subject, ".sig", simplesigning.MediaType, payload)
+			blobs.Store(0)
+			items, err := open(t, subject, tr, oci.Options{}).List(t.Context(), subject.Digest)
+			if err != nil || len(items) != 1 || items[0].Err != nil {
+				t.Fatalf("%+v, %v; want one", items, err)
+			}
+			if diff := cmp.Diff(string(payload), string(items[0].Content)); diff != "" || blobs.Load() != test.read {
+				t.Errorf("%d blobs were read, want %d; payload (-want +got):\n%s", blobs.Load(), test.read, diff)
+			}
+		})
+	}
+}
+
+// pushTag makes cosign's tag of an image, with one layer.
+func pushTag(t *testing.T, rt http.RoundTripper, subject store.Subject, suffix string, mediaType types.MediaType, content []byte) {
+	t.Helper()
+	repo, err := name.NewRepository(subject.Repo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := mutate.Append(mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON), mutate.Addendum{Layer: static.NewLayer(content, mediaType)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(repo.Tag(strings.Replace(subject.Digest, ":", "-", 1)+suffix), img, remote.WithTransport(rt)); err != nil {
+		t.Fatal(err)
 	}
 }
 

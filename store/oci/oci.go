@@ -206,3 +206,15 @@ const (
 func permanent(err error) bool {
 	return errors.Is(err, store.ErrNotFound) || errors.Is(err, errTooLarge)
 }
+
+// refused says that a registry, or where it keeps blobs, answered and does not give one
+// piece of evidence, whoever asks how often: for a reader as good as gone. A writer
+// does not take it for that, and gives up.
+func refused(err error) bool {
+	switch status := statusOf(err); status {
+	case http.StatusUnauthorized, http.StatusProxyAuthRequired:
+		return false
+	default:
+		return status >= 400 && status < 500 && !temporary(err)
+	}
+}
