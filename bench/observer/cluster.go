@@ -162,6 +162,7 @@ func (c *cluster) close() {
 // loaded is a PipelineRun in the cluster.
 type loaded struct {
 	name, namespace string
+	children        []string // names of its TaskRuns
 
 	status map[string]any // what finishes it
 	object *unstructured.Unstructured
@@ -210,6 +211,7 @@ func (c *cluster) load(ctx context.Context, first, n, script int) ([]*loaded, er
 				if _, err := c.setStatus(ctx, taskRuns, m, s); err != nil {
 					return err
 				}
+				out[i].children = append(out[i].children, m.GetName())
 			}
 			return nil
 		})

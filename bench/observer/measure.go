@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/metadata"
@@ -292,11 +293,11 @@ func (m *meter) passing(ctx context.Context, present []*loaded) (result, error) 
 	ended := map[string]time.Time{}
 	var all []*loaded
 	for len(all) < m.o.passing {
-		for len(present)+batch > 1000 && len(present) > 0 {
-			if err := m.remove(ctx, present[0]); err != nil {
+		if n := min(len(present)+batch-1000, len(present)); n > 0 {
+			if err := m.remove(ctx, present[:n]); err != nil {
 				return result{}, err
 			}
-			present = present[1:]
+			present = present[n:]
 		}
 		runs, err := m.load(ctx, 200000+len(all), batch, m.o.script)
 		if err != nil {
@@ -324,19 +325,23 @@ func (m *meter) passing(ctx context.Context, present []*loaded) (result, error) 
 	return r, err
 }
 
-func (m *meter) remove(ctx context.Context, l *loaded) error {
-	for _, r := range []struct {
-		collection bool
-	}{{true}, {false}} {
-		var err error
-		if r.collection {
-			err = m.dynamic.Resource(taskRuns).Namespace(l.namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: "tekton.dev/pipelineRun=" + l.name})
-		} else {
-			err = m.dynamic.Resource(pipelineRuns).Namespace(l.namespace).Delete(ctx, l.name, metav1.DeleteOptions{})
-		}
-		if err != nil {
-			return fmt.Errorf("removing %s: %w", l.name, err)
-		}
+// remove deletes runs with their children, by name: a collection by label would have
+// the API server look through all that is there.
+func (m *meter) remove(ctx context.Context, runs []*loaded) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(16)
+	for _, l := range runs {
+		g.Go(func() error {
+			for _, name := range l.children {
+				if err := m.dynamic.Resource(taskRuns).Namespace(l.namespace).Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+					return fmt.Errorf("removing %s: %w", name, err)
+				}
+			}
+			if err := m.dynamic.Resource(pipelineRuns).Namespace(l.namespace).Delete(ctx, l.name, metav1.DeleteOptions{}); err != nil {
+				return fmt.Errorf("removing %s: %w", l.name, err)
+			}
+			return nil
+		})
 	}
-	return nil
+	return g.Wait()
 }

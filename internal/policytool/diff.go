@@ -84,7 +84,7 @@ func Recordings(path string) ([]string, error) {
 	}
 	entries, err := os.ReadDir(path)
 	if err != nil {
-		return nil, fmt.Errorf("reading recordings: %w", err)
+		return nil, fmt.Errorf("reading recordings: %w; `assay gate --record DIR` makes one", err)
 	}
 	var out []string
 	for _, e := range entries {
