@@ -11,11 +11,13 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 	"unicode/utf8"
 
 	"cloud.google.com/go/auth/credentials"
 	pubsubapi "cloud.google.com/go/pubsub/v2/apiv1"
 	"cloud.google.com/go/pubsub/v2/apiv1/pubsubpb"
+	"github.com/googleapis/gax-go/v2"
 	"google.golang.org/api/option"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -34,6 +36,8 @@ const (
 	googleParts      = 64         // that we make of one value; room is left for the others
 	googleRequest    = 10_000_000 // bytes of one request, and so of one message
 	googleMessages   = 1000       // in one request
+
+	googleReconnect = 2 * time.Second // how long a connection that was lost is waited for
 )
 
 var (
@@ -153,7 +157,17 @@ func (s *googleSender) send(ctx context.Context, messages []Message) []result {
 // publish sends one request. Pub/Sub takes all of it or nothing; where it finds
 // fault with a message, each is sent by itself, so that one costs only itself.
 func (s *googleSender) publish(ctx context.Context, client *pubsubapi.TopicAdminClient, batch []*pubsubpb.PubsubMessage, of []int, results []result) {
-	answer, err := client.Publish(ctx, &pubsubpb.PublishRequest{Topic: s.topic(), Messages: batch})
+	request := &pubsubpb.PublishRequest{Topic: s.topic(), Messages: batch}
+	answer, err := client.Publish(ctx, request)
+	if status.Code(err) == codes.Unavailable {
+		// A connection that was lost is not tried again at once: a service that is back
+		// would be reported as down. Messages may be sent twice, as everywhere here.
+		again, cancel := context.WithTimeout(ctx, googleReconnect)
+		if a, e := client.Publish(again, request, gax.WithGRPCOptions(grpc.WaitForReady(true))); e == nil {
+			answer, err = a, nil
+		}
+		cancel()
+	}
 	if err == nil && len(answer.GetMessageIds()) != len(batch) {
 		err = fmt.Errorf("Pub/Sub acknowledged %d of %d messages", len(answer.GetMessageIds()), len(batch))
 	}

@@ -54,7 +54,7 @@ func ReadConfig(ctx context.Context, f source.Fetcher, base, ref string) (*Confi
 	}
 	info, err := os.Stat(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("reading the policy %s: %w; name a policy configuration, or a folder with one or with rules", Redacted(ref), fs.ErrNotExist)
+		return nil, fmt.Errorf("reading the policy %s: no such file or folder (%w); name a policy configuration, or a folder with one or with rules", Redacted(ref), fs.ErrNotExist)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the policy %s: %w", Redacted(ref), err)
