@@ -166,7 +166,7 @@ func (c *checker) signature(it store.Item, s signed) error {
 		if err := c.demand(entries, why); err != nil {
 			return as(KindNotLogged, err)
 		}
-		if err := c.timely(&id, &entries, k, s.read); err != nil {
+		if err := c.timely(it, s.logged(k.public), &id, &entries, k, s.read); err != nil {
 			return err
 		}
 		c.addSignature(Signature{
@@ -183,22 +183,25 @@ func (c *checker) signature(it store.Item, s signed) error {
 	return kindf(KindInvalidSignature, "the signature was made by none of the %d trusted keys, or for other bytes", len(c.ring))
 }
 
-// timely does for a key's bundle what its trust demands beyond the signature: that
-// an instance's log holds it (Options.KeysLogged), and that it was made while the
-// key was valid.
-func (c *checker) timely(id *Identity, entries *[]tlog.Inclusion, k trusted, read entity) error {
+// timely does for a key's signature what its trust demands beyond it: that an
+// instance's log holds it (Options.KeysLogged), and that it was made while the key was
+// valid. Read is nil for one in no bundle, whose entry may be beside it.
+func (c *checker) timely(it store.Item, s tlog.Signed, id *Identity, entries *[]tlog.Inclusion, k trusted, read entity) error {
 	bounded := !k.From.IsZero() || !k.Until.IsZero()
 	if !c.keysLogged && !bounded {
 		return nil
 	}
+	var found *seen
+	var err error
 	if read == nil {
-		return kindf(KindNotLogged, "the signature verifies, but it is in no bundle that could prove it to be in a log, or when it was made")
+		found, err = c.keyedLayer(it, s, k)
+	} else {
+		var e sgverify.SignedEntity
+		if e, err = read(); err != nil {
+			return as(KindMalformed, err)
+		}
+		found, err = c.keyed(e, k)
 	}
-	e, err := read()
-	if err != nil {
-		return as(KindMalformed, err)
-	}
-	found, err := c.keyed(e, k)
 	if err != nil {
 		return as(KindNotLogged, fmt.Errorf("the signature verifies, but not that it is in a log, and made while the key was valid: %w", err))
 	}
@@ -367,7 +370,7 @@ func (c *checker) vouchers(it store.Item, env *dsse.Envelope, read entity) ([]vo
 			refused = as(KindNotLogged, err)
 			continue
 		}
-		if err := c.timely(&v.identity, &entries, v.key, read); err != nil {
+		if err := c.timely(it, inEnvelope(it, env, a.Signature, a.Key), &v.identity, &entries, v.key, read); err != nil {
 			refused = err
 			continue
 		}

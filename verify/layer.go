@@ -43,7 +43,8 @@ func layerMessage(it store.Item, sig []byte) (sgverify.SignedEntity, error) {
 	return sgbundle.NewBundle(b)
 }
 
-// layerEnvelope is a layer of an .att tag, signed by a certificate, as a bundle.
+// layerEnvelope is a layer of an .att tag, signed by a certificate, as a bundle; apart
+// from its log entry where that is of the kind that the library does not read.
 func layerEnvelope(it store.Item, env *dsse.Envelope) (sgverify.SignedEntity, error) {
 	if n := len(env.Signatures); n != 1 {
 		return nil, fmt.Errorf("the envelope has %d signatures and one certificate; want one of each", n)
@@ -56,7 +57,18 @@ func layerEnvelope(it store.Item, env *dsse.Envelope) (sgverify.SignedEntity, er
 		Payload: env.Payload, PayloadType: env.PayloadType,
 		Signatures: []*pbdsse.Signature{{Sig: env.Signatures[0].Sig, Keyid: env.Signatures[0].KeyID}},
 	}}
-	return sgbundle.NewBundle(b)
+	entries := b.VerificationMaterial.TlogEntries
+	if len(entries) != 1 || !isOldEntry(entries[0]) {
+		return sgbundle.NewBundle(b)
+	}
+	b.VerificationMaterial.TlogEntries = nil
+	rest, err := sgbundle.NewBundle(b)
+	if err != nil {
+		return nil, err
+	}
+	return &apart{SignedEntity: rest, entry: entries[0], message: env.PAE(), signed: func(k dsse.PublicKey) tlog.Signed {
+		return inEnvelope(it, env, env.Signatures[0], k)
+	}}, nil
 }
 
 // layer reads cosign's annotations.

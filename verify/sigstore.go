@@ -119,7 +119,12 @@ func (c *checker) certified(entity sgverify.SignedEntity, over *Artifact) (*seen
 	if err != nil {
 		return nil, err
 	}
-	out, err := c.entity(entity, over, in, in.root, in.need, false)
+	var out *seen
+	if a, ok := entity.(*apart); ok {
+		out, err = c.apart(a, leaf, key, in)
+	} else {
+		out, err = c.entity(entity, over, in, in.root, in.need, false)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -79,8 +79,9 @@ type Options struct {
 	// At is the instant of verification: what was signed later does not count. It
 	// must be said where certificates are believed; usually it is now.
 	At time.Time
-	// KeysLogged counts what a key signed only if it is in a bundle and a log of one of
-	// the Instances holds it, under the same rules as for certificates.
+	// KeysLogged counts what a key signed only if a log of one of the Instances holds it,
+	// under the same rules as for certificates, and a bundle, or cosign's annotation of a
+	// layer, proves that.
 	KeysLogged bool
 	// Expect is what provenance must say of source and builder; provenance that
 	// does not is rejected. Default: whatever it says.

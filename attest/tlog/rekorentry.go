@@ -45,7 +45,13 @@ type rekorBody struct {
 
 type rekorSignature struct {
 	sig []byte
-	key dsse.PublicKey
+	verifier
+}
+
+// verifier is what the log checked a signature with.
+type verifier struct {
+	key         dsse.PublicKey
+	certificate []byte // DER; nil for a bare key
 }
 
 // parseRekorBody reads the canonical body of an entry. Kinds that say nothing of a
@@ -192,40 +198,43 @@ func sumOf(algorithm string, data []byte) []byte {
 	return d[:]
 }
 
-func (b *rekorBody) add64(sig string, verifier []byte) error {
+func (b *rekorBody) add64(sig string, text []byte) error {
 	raw, err := dsse.Base64(sig)
 	if err != nil {
 		return fmt.Errorf("reading signature: %w", err)
 	}
-	return b.add(raw, verifier)
+	return b.add(raw, text)
 }
 
-func (b *rekorBody) add(sig, verifier []byte) error {
-	key, err := verifierKey(verifier)
+func (b *rekorBody) add(sig, text []byte) error {
+	by, err := readVerifier(text)
 	if err != nil {
 		return err
 	}
 	if len(sig) == 0 || len(sig) > maxSignature {
 		return fmt.Errorf("a signature of %d bytes", len(sig))
 	}
-	b.signatures = append(b.signatures, rekorSignature{sig, key})
+	b.signatures = append(b.signatures, rekorSignature{sig, by})
 	return nil
 }
 
-// verifierKey is the key in PEM, bare or in a certificate.
-func verifierKey(text []byte) (dsse.PublicKey, error) {
+// readVerifier reads a key in PEM, bare or in a certificate.
+func readVerifier(text []byte) (v verifier, err error) {
 	block, _ := pem.Decode(text)
 	if block == nil {
-		return dsse.PublicKey{}, errors.New("reading the signer's key: no PEM")
+		return v, errors.New("reading the signer's key: no PEM")
 	}
 	if block.Type != "CERTIFICATE" {
-		return dsse.ParsePublicKey(pem.EncodeToMemory(block))
+		v.key, err = dsse.ParsePublicKey(pem.EncodeToMemory(block))
+		return v, err
 	}
 	c, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
-		return dsse.PublicKey{}, fmt.Errorf("reading the signer's certificate: %w", err)
+		return v, fmt.Errorf("reading the signer's certificate: %w", err)
 	}
-	return dsse.NewPublicKey(c.PublicKey)
+	v.certificate = c.Raw
+	v.key, err = dsse.NewPublicKey(c.PublicKey)
+	return v, err
 }
 
 // covers returns nil if the body is about this very signature.

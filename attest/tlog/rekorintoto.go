@@ -25,7 +25,7 @@ import (
 type envelopeBody struct {
 	algorithm string
 	digest    []byte // of the envelope's bytes
-	key       dsse.PublicKey
+	verifier
 }
 
 func readIntoto1(b *rekorBody, spec []byte) error {
@@ -51,7 +51,7 @@ func readIntoto1(b *rekorBody, spec []byte) error {
 	if w.digest, err = rekorDigest(w.algorithm, s.Content.Hash.Value); err != nil {
 		return fmt.Errorf("reading hash: %w", err)
 	}
-	if w.key, err = verifierKey(s.PublicKey); err != nil {
+	if w.verifier, err = readVerifier(s.PublicKey); err != nil {
 		return err
 	}
 	b.whole = w

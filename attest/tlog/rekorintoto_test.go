@@ -80,10 +80,17 @@ func attested(t testing.TB, k ecKey, payload string) tlog.Signed {
 	return s
 }
 
-// proposal is an entry of a kind as a client of Rekor proposes it.
+// proposal is an entry of a kind as a client of Rekor proposes it, for the signature's
+// key.
 func proposal(t testing.TB, kind string, s tlog.Signed) (types.EntryImpl, any) {
 	t.Helper()
-	props := types.ArtifactProperties{ArtifactBytes: s.Envelope, PublicKeyBytes: [][]byte{s.Key.PEM()}, PKIFormat: "x509"}
+	return proposalBy(t, kind, s, s.Key.PEM())
+}
+
+// proposalBy is one for a key or certificate in PEM.
+func proposalBy(t testing.TB, kind string, s tlog.Signed, by []byte) (types.EntryImpl, any) {
+	t.Helper()
+	props := types.ArtifactProperties{ArtifactBytes: s.Envelope, PublicKeyBytes: [][]byte{by}, PKIFormat: "x509"}
 	var entry types.EntryImpl
 	switch kind {
 	case "dsse 0.0.1":
@@ -261,6 +268,41 @@ func TestEnvelopeEntries(t *testing.T) {
 			t.Error("another's: no error")
 		}
 	})
+}
+
+// TestEntryOfCertificate: an entry is a certificate's if it names that one, in every
+// kind, and not if it names another of the same key, or the key alone.
+func TestEntryOfCertificate(t *testing.T) {
+	log, k := newECKey(t), newECKey(t)
+	lk, err := tlog.NewRekorKey("log", log.private.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	trust := tlog.Trust{Rekor: []tlog.RekorKey{lk}}
+	mine, other := selfSigned(t, k), selfSigned(t, k)
+	der := func(text []byte) []byte { block, _ := pem.Decode(text); return block.Bytes }
+	s := attested(t, k, `{"_type":"https://in-toto.io/Statement/v1","subject":[{"name":"x","digest":{"sha256":"aa"}}],"predicateType":"https://example.com/p","predicate":{}}`)
+	for _, kind := range []string{"dsse 0.0.1", "intoto 0.0.1", "intoto 0.0.2", "hashedrekord 0.0.1"} {
+		for name, tt := range map[string]struct {
+			by   []byte
+			want string
+		}{"itself": {mine, ""}, "another of the key": {other, "another certificate"}, "the key": {s.Key.PEM(), "another certificate, or none"}} {
+			t.Run(kind+"/"+name, func(t *testing.T) {
+				entry, _ := proposalBy(t, kind, s, tt.by)
+				b, err := entry.Canonicalize(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				in, err := tlog.CheckRekorCertificate(promised(t, log, b), s, der(mine), trust)
+				if tt.want == "" && (err != nil || in.Log != "log") || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+					t.Errorf("%v; want an error with %q", err, tt.want)
+				}
+				if in, err := tlog.CheckRekorCertificate(promised(t, log, b), s, nil, trust); err == nil {
+					t.Errorf("for no certificate: %+v", in)
+				}
+			})
+		}
+	}
 }
 
 // twice is an envelope with two signatures of one payload.

@@ -10,7 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"assay.dev/assay/api"
 	"assay.dev/assay/attest/bundle"
+	"assay.dev/assay/attest/dsse"
 	"assay.dev/assay/attest/intoto"
 	"assay.dev/assay/store"
 	"assay.dev/assay/store/attached"
@@ -138,6 +140,57 @@ also those that sign the image itself. Each line is a bundle that assay verify
 	c.Flags().StringVar(&predicateType, "predicate-type", "", "only those of this type")
 	c.Flags().StringVar(&platform, "platform", "", "the image of an index for this platform: linux/amd64")
 	return c
+}
+
+// envelopes prints one a line, or a list.
+func (a *app) envelopes(list []*dsse.Envelope) error {
+	if a.output == "json" {
+		return a.json(list)
+	}
+	for _, e := range list {
+		b, err := json.Marshal(e)
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintf(a.out, "%s\n", b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// envelopesOf are the attestations' envelopes among items, each payload once; with all
+// also those in bundles. What cannot be read is in the error, piece by piece.
+func envelopesOf(items []store.Item, all bool) (out []*dsse.Envelope, _ error) {
+	seen := map[string]bool{}
+	var unread []error
+	for _, it := range items {
+		var env *dsse.Envelope
+		err := it.Err
+		switch {
+		case err != nil:
+		case it.Format == store.FormatTag && it.MediaType == api.MediaTypeDSSE:
+			env, err = dsse.Parse(it.Content)
+		case it.Format == store.FormatBundle && all:
+			var b *bundle.Bundle
+			if b, err = bundle.Parse(it.Content); err == nil {
+				env = b.Envelope
+			}
+		}
+		if err != nil {
+			unread = append(unread, fmt.Errorf("reading %s: %w", it.Digest, err))
+			continue
+		}
+		if env == nil || seen[string(env.Payload)] {
+			continue
+		}
+		seen[string(env.Payload)] = true
+		if st, err := intoto.Parse(env.Payload); err == nil && st.PredicateType == intoto.PredicateImageSignature {
+			continue // an image signature in cosign 3's form
+		}
+		out = append(out, env)
+	}
+	return out, errors.Join(unread...)
 }
 
 // items reads the signed things that hang on an image.

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -12,13 +11,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/spf13/cobra"
 
-	"assay.dev/assay/api"
-	"assay.dev/assay/attest/bundle"
 	"assay.dev/assay/attest/dsse"
-	"assay.dev/assay/attest/intoto"
 	"assay.dev/assay/attest/predicate"
 	"assay.dev/assay/internal/gate"
-	"assay.dev/assay/store"
 	"assay.dev/assay/store/oci"
 	"assay.dev/assay/verify"
 	"assay.dev/assay/verify/workflow"
@@ -217,7 +212,8 @@ func (a *app) downloadCommand() *cobra.Command {
 		Short: "Print an image's attestations, one DSSE envelope a line",
 		Long: `Prints the envelopes of cosign's .att tag: an image's provenance. With --all also
 those that are stored as referrers only: its observations. --output json makes one list
-of them. Nothing is verified; use assay verify for that.`,
+of them. What cannot be read is named on standard error, and the exit code is then 1.
+Nothing is verified; use assay verify for that.`,
 		Example: "  assay download attestation $IMAGE | jq -r '.payload | @base64d | fromjson | .predicate.buildConfig.tasks[].name'",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -232,26 +228,14 @@ of them. Nothing is verified; use assay verify for that.`,
 			if err := a.outputIs("text", "json"); err != nil {
 				return err
 			}
-			envelopes, err := listEnvelopes(cmd.Context(), args[0], rt, all)
-			if err != nil {
-				return err
+			envelopes, unread := listEnvelopes(cmd.Context(), args[0], rt, all)
+			if len(envelopes) == 0 && unread != nil {
+				return unread
 			}
 			if len(envelopes) == 0 {
 				return fmt.Errorf("%s has no attestations", args[0])
 			}
-			if a.output == "json" {
-				return a.json(envelopes)
-			}
-			for _, e := range envelopes {
-				b, err := json.Marshal(e)
-				if err != nil {
-					return err
-				}
-				if _, err := fmt.Fprintf(a.out, "%s\n", b); err != nil {
-					return err
-				}
-			}
-			return nil
+			return errors.Join(a.envelopes(envelopes), unread)
 		},
 	}
 	d.Flags().BoolVar(&all, "all", false, "also what is stored as referrers only")
@@ -260,7 +244,7 @@ of them. Nothing is verified; use assay verify for that.`,
 }
 
 // listEnvelopes reads envelopes as stored, unverified: the .att tag's, with all
-// also the bundles'. The same payload comes once.
+// also the bundles'. The error is about those that it does not return.
 func listEnvelopes(ctx context.Context, ref string, rt http.RoundTripper, all bool) ([]*dsse.Envelope, error) {
 	_, cfg, err := findHome()
 	if err != nil {
@@ -282,32 +266,5 @@ func listEnvelopes(ctx context.Context, ref string, rt http.RoundTripper, all bo
 	if err != nil {
 		return nil, err
 	}
-	var out []*dsse.Envelope
-	seen := map[string]bool{}
-	for _, it := range items {
-		var env *dsse.Envelope
-		switch {
-		case it.Err != nil:
-			return nil, fmt.Errorf("reading %s: %w", it.Digest, it.Err)
-		case it.Format == store.FormatTag && it.MediaType == api.MediaTypeDSSE:
-			env, err = dsse.Parse(it.Content)
-		case it.Format == store.FormatBundle && all:
-			var b *bundle.Bundle
-			if b, err = bundle.Parse(it.Content); err == nil {
-				env = b.Envelope
-			}
-		}
-		if err != nil {
-			return nil, fmt.Errorf("reading %s: %w", it.Digest, err)
-		}
-		if env == nil || seen[string(env.Payload)] {
-			continue
-		}
-		seen[string(env.Payload)] = true
-		if st, err := intoto.Parse(env.Payload); err == nil && st.PredicateType == intoto.PredicateImageSignature {
-			continue // an image signature in cosign 3's form
-		}
-		out = append(out, env)
-	}
-	return out, nil
+	return envelopesOf(items, all)
 }

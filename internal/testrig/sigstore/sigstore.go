@@ -106,13 +106,15 @@ type Signer struct {
 }
 
 // Identity is whom a certificate names, and when it was issued: the zero time is a
-// minute after Began. NoSCT leaves out the certificate log's promise.
+// minute after Began. NoSCT leaves out the certificate log's promise. Of is whose key
+// the certificate is for; nil: a new one.
 type Identity struct {
 	SAN, Issuer string
 	At          time.Time
 	Lives       time.Duration // 0: ten minutes
 	Extensions  map[int]string
 	NoSCT       bool
+	Of          *Signer
 }
 
 // Issue makes a certificate as Fulcio does.
@@ -125,6 +127,9 @@ func (d *Deployment) Issue(id Identity) *Signer {
 		id.Lives = 10 * time.Minute
 	}
 	key := newKey(d.t)
+	if id.Of != nil {
+		key = id.Of.key
+	}
 	tmpl := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), NotBefore: id.At, NotAfter: id.At.Add(id.Lives),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
