@@ -61,24 +61,30 @@ func measure(ctx context.Context, o options, s side) (_ []result, err error) {
 		return nil, fmt.Errorf("backlog: %w", err)
 	}
 	var out []result
+	// Parts take minutes: what is known of one is not lost if a later one is given up.
+	done := func(r result) {
+		out = append(out, r)
+		fmt.Fprintf(os.Stderr, "bench/observer: %s %s: %.1f runs/s, %.1f ms of CPU, %.1f API and %.1f registry requests each, peak %.0f MB, half within %.2f s\n",
+			r.Side, r.Part, r.PerSecond, r.CPU["controller"], r.APIRequests, r.RegistryRequests, r.PeakMB["controller"], r.Latency.P50)
+	}
 	r, err := m.result(ctx, "backlog", began, before, backlog, func(*loaded) time.Time { return began })
 	if err != nil {
 		return nil, err
 	}
-	out = append(out, r)
+	done(r)
 	if o.rate > 0 {
 		r, err := m.arriving(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("arriving: %w", err)
 		}
-		out = append(out, r)
+		done(r)
 	}
 	if o.passing > 0 {
 		r, err := m.passing(ctx, backlog)
 		if err != nil {
 			return nil, fmt.Errorf("passing: %w", err)
 		}
-		out = append(out, r)
+		done(r)
 	}
 	return out, nil
 }
